@@ -17,7 +17,7 @@ use crate::sys::platform::channel::{self, MOST_DESCRIPTORS, Outgoing};
 use crate::sys::platform::gate::Gate;
 use crate::sys::platform::inherit::{self, Directory};
 use crate::sys::platform::launch::{connection, launch};
-use crate::sys::platform::poll::Interest;
+use crate::sys::platform::poll::{Interest, wait_readable};
 use crate::sys::platform::procfs::{Member, split_arguments};
 use crate::sys::platform::{cgroup, pipes};
 use crate::sys::wire::{self, Exit, NO_ID, Reader, Spawn, Step, Writer, disable, event, request, spawn_flag, stream};
@@ -573,7 +573,7 @@ impl Job {
             return;
         }
         if let Some(guard) = &self.guard {
-            crate::sys::platform::poll::wait_readable(guard, GUARD_PATIENCE);
+            wait_readable(guard, GUARD_PATIENCE);
         }
     }
 
@@ -691,6 +691,19 @@ impl Job {
         if remove { state.processes.remove(&id) } else { state.processes.get(&id).cloned() }
     }
 
+    /// After the supervisor was killed: until the guard has ended everything.
+    fn clean_up(&self) {
+        if let Some(directory) = &self.cgroup {
+            cgroup::kill(directory);
+        }
+        if let Some(guard) = &self.guard {
+            wait_readable(guard, GUARD_PATIENCE);
+        }
+        if let Some(directory) = &self.cgroup {
+            cgroup::remove(directory);
+        }
+    }
+
     fn on_end_of_file(self: &Arc<Self>) {
         let mut state = lock(&self.state);
         let lost = state.phase == Phase::Open;
@@ -703,8 +716,8 @@ impl Job {
         if let Ok(reaper) = reaper() {
             reaper.forget(&self.socket, self.token.load(Ordering::Acquire));
         }
-        if let Some(directory) = self.cgroup.as_ref().filter(|_| lost) {
-            cgroup::sweep(directory);
+        if lost {
+            self.clean_up();
         }
         processes.iter().for_each(|process| process.lost());
         drop(idle);
@@ -712,7 +725,7 @@ impl Job {
     }
 }
 
-/// How long `close` waits for the supervisor itself, in milliseconds.
+/// How long `close` waits for the guard, in milliseconds.
 const GUARD_PATIENCE: u32 = 5000;
 
 fn flags(options: &Options, isolated: bool, same_environment: bool) -> u32 {

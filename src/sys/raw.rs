@@ -255,14 +255,14 @@ pub fn waitid(kind: i32, id: Pid, options: i32) -> Result<Option<(SigInfo, Rusag
     }
 }
 
-/// A copy of this process, in `cgroup` unless that is -1, whose end sends `exit_signal`.
+/// A copy of this process, in `cgroup` if there is one, whose end sends `exit_signal`.
 ///
 /// # Safety
 /// The caller must be single-threaded: the child has only the calling thread.
-pub unsafe fn fork(exit_signal: i32, cgroup: Fd) -> Result<Pid> {
-    if cgroup < 0 {
+pub unsafe fn fork(exit_signal: i32, cgroup: Option<Fd>) -> Result<Pid> {
+    let Some(cgroup) = cgroup else {
         return call!(nr::CLONE, exit_signal, 0, 0, 0, 0).map(|pid| pid as Pid);
-    }
+    };
     let arguments = CloneArgs {
         flags: CLONE_INTO_CGROUP,
         exit_signal: exit_signal as u64,

@@ -6,11 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, open};
 
 use super::procfs;
 
+/// Members vanish from a cgroup a little after they were killed.
+const REMOVE_TRIES: u32 = 100;
 const PREFIX: &str = "fastjob-";
 
 /// The cgroup v2 directory of this process, below which unprivileged owners may write if it was
@@ -59,9 +62,20 @@ pub fn place_for_job() -> Option<Place> {
     Some(Place { parent, path: directory.join(&name), name: CString::new(name).ok()? })
 }
 
-/// Where supervisor and guard may both have been killed: kills what they held.
-pub fn sweep(directory: &Path) {
+/// Kills what a supervisor that was killed has left; its guard does too, unless it was killed as well.
+pub fn kill(directory: &Path) {
     let _ = fs::write(directory.join("cgroup.kill"), "1");
+}
+
+/// Removes it in the guard's stead.
+pub fn remove(directory: &Path) {
+    for _ in 0..REMOVE_TRIES {
+        remove_tree(directory);
+        if !directory.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn pid_namespace() -> Option<u64> {
@@ -89,7 +103,7 @@ fn remove_stale(directory: &Path) {
 
 fn remove_tree(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("job-") {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path());
         }
     }

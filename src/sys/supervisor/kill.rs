@@ -41,7 +41,7 @@ pub fn end_everything(procfs: &mut Procfs, cgroup: Option<Cgroup>) {
     let mut pause = 100_000;
     loop {
         if let Some(cgroup) = cgroup {
-            cgroup.kill();
+            cgroup.kill_below();
         }
         for member in procfs.below(None, |_| false) {
             let _ = send(procfs, true, &member, raw::SIGKILL);
@@ -144,6 +144,10 @@ impl Supervisor {
     fn finish_kill(&mut self) {
         let Some(kill) = self.kill.take() else { return };
         let _ = raw::setpriority(kill.niceness);
+        if let Some(cgroup) = &mut self.cgroup {
+            cgroup.renew();
+            self.spawner.cgroup = Some(cgroup.members);
+        }
         let killed: Vec<Pid> = kill.signalled.into_keys().collect();
         for request in kill.requests {
             self.out.frame(event::KILLED, |out| {

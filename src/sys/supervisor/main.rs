@@ -123,19 +123,19 @@ fn make_cgroup(disabled: u32, name: &CStr) -> Result<Cgroup, (Step, i32)> {
     }
     let cgroup = Cgroup::make(CGROUP_PARENT, name)?;
     // SAFETY: one thread.
-    let probe = unsafe { raw::fork(raw::SIGCHLD, cgroup.directory) };
-    match probe {
+    let errno = match unsafe { raw::fork(raw::SIGCHLD, Some(cgroup.members)) } {
         Ok(0) => raw::exit_group(0),
-        Ok(pid) => {
-            let _ = raw::waitid(raw::P_PID, pid, raw::WEXITED);
-            Ok(cgroup)
-        }
-        Err(errno) => {
-            raw::close(cgroup.directory);
-            cgroup::remove(CGROUP_PARENT, name);
-            Err((Step::CgroupClone, errno))
-        }
-    }
+        Ok(pid) => match raw::waitid(raw::P_PID, pid, raw::WEXITED) {
+            Ok(Some((end, _))) if end.code == raw::CLD_EXITED => return Ok(cgroup),
+            // Killed at birth: see `Cgroup`.
+            _ => raw::EBUSY,
+        },
+        Err(errno) => errno,
+    };
+    raw::close(cgroup.members);
+    raw::close(cgroup.directory);
+    cgroup::remove(CGROUP_PARENT, name);
+    Err((Step::CgroupClone, errno))
 }
 
 fn guard(mut setup: Setup, name: &CStr) -> ! {
@@ -147,7 +147,7 @@ fn guard(mut setup: Setup, name: &CStr) -> ! {
     setup.cgroup = make_cgroup(setup.disabled, name);
     let cgroup = setup.cgroup.ok();
     // SAFETY: one thread.
-    let supervisor = match unsafe { raw::fork(raw::SIGCHLD, -1) } {
+    let supervisor = match unsafe { raw::fork(raw::SIGCHLD, None) } {
         Err(_) => raw::exit_group(1),
         Ok(0) => Supervisor::new(setup, Text::new(&[name.to_bytes()])).serve(),
         Ok(pid) => pid,

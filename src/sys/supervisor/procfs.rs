@@ -264,10 +264,22 @@ fn parents() -> Vec<(Pid, Pid)> {
     all.into_iter().filter_map(|pid| Some((pid, stat(pid)?.parent))).collect()
 }
 
-/// The command line, arguments separated by NUL; empty when it can't be read.
+/// The command line, arguments separated by NUL, or at least the name.
 pub fn command_line(proc_pid: Pid) -> Vec<u8> {
     let mut line = Vec::new();
-    let _ = read_all(path(proc_pid, b"/cmdline").as_c(), &mut line);
-    line.truncate(16 << 10);
+    for _ in 0..EXEC_LOOKS {
+        let _ = read_all(path(proc_pid, b"/cmdline").as_c(), &mut line);
+        if !line.is_empty() {
+            line.truncate(LONGEST_LINE);
+            return line;
+        }
+        // Amid an exec there is none.
+        raw::sleep(200_000);
+    }
+    let _ = read_all(path(proc_pid, b"/comm").as_c(), &mut line);
+    line.pop_if(|last| *last == b'\n');
     line
 }
+
+const LONGEST_LINE: usize = 16 << 10;
+const EXEC_LOOKS: u32 = 10;

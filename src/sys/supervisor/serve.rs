@@ -38,7 +38,7 @@ pub struct Supervisor {
     pub cgroup: Option<Cgroup>,
     cgroup_name: Text,
     pub procfs: Procfs,
-    spawner: Spawner,
+    pub spawner: Spawner,
     pub epoll: Fd,
     pub signals: Fd,
     has_owner_pidfd: bool,
@@ -81,7 +81,7 @@ impl Supervisor {
             spawner: Spawner::new(
                 setup.disabled,
                 setup.inherited,
-                cgroup.map_or(-1, |cgroup| cgroup.directory),
+                cgroup.map(|cgroup| cgroup.members),
             ),
             epoll,
             signals,
@@ -172,6 +172,7 @@ impl Supervisor {
     pub fn end(&mut self) -> ! {
         end_everything(&mut self.procfs, self.cgroup);
         if let Some(cgroup) = self.cgroup {
+            raw::close(cgroup.members);
             raw::close(cgroup.directory);
             cgroup::remove(CGROUP_PARENT, self.cgroup_name.as_c());
         }
@@ -377,14 +378,13 @@ impl Supervisor {
     fn nest(&mut self, request: u64, socket: Fd) {
         self.nested_count += 1;
         let number = self.nested_count;
-        let mut name = Text::new(&[b"job-"]);
-        name.number(number);
+        let name = cgroup::nested_name(number);
         let cgroup = match self.cgroup {
             Some(cgroup) => Cgroup::make(cgroup.directory, name.as_c()),
             None => Err(self.setup.cgroup.err().unwrap_or((Step::None, 0))),
         };
         // SAFETY: one thread.
-        match unsafe { raw::fork(NESTED_ENDED, -1) } {
+        match unsafe { raw::fork(NESTED_ENDED, None) } {
             Ok(0) => {
                 let mut setup = self.setup;
                 setup.cgroup = cgroup;
@@ -404,6 +404,7 @@ impl Supervisor {
         }
         raw::close(socket);
         if let Ok(cgroup) = cgroup {
+            raw::close(cgroup.members);
             raw::close(cgroup.directory);
         }
     }
@@ -414,15 +415,18 @@ impl Supervisor {
         let _ = raw::fcntl(SOCKET, raw::F_SETFD, 1);
         let mut first = CGROUP_PARENT;
         if let (Some(outer), Ok(inner)) = (self.cgroup, &mut setup.cgroup) {
-            // Both are above these two numbers, or are them already in the right order.
-            let outer = raw::fcntl(outer.directory, raw::F_DUPFD_CLOEXEC, 16).unwrap_or(-1);
-            let directory = raw::fcntl(inner.directory, raw::F_DUPFD_CLOEXEC, 16).unwrap_or(-1);
-            let _ = raw::dup2(outer, CGROUP_PARENT);
-            let _ = raw::dup2(directory, CGROUP_PARENT + 1);
-            let _ = raw::fcntl(CGROUP_PARENT, raw::F_SETFD, 1);
-            let _ = raw::fcntl(CGROUP_PARENT + 1, raw::F_SETFD, 1);
-            inner.directory = CGROUP_PARENT + 1;
-            first = CGROUP_PARENT + 2;
+            // First out of the way of the places where they belong.
+            let place = |from: Fd, to: Fd| {
+                let _ = raw::dup2(from, to);
+                let _ = raw::fcntl(to, raw::F_SETFD, 1);
+                to
+            };
+            let aside = |fd| raw::fcntl(fd, raw::F_DUPFD_CLOEXEC, 16).unwrap_or(-1);
+            let (outer, directory, members) = (aside(outer.directory), aside(inner.directory), aside(inner.members));
+            place(outer, CGROUP_PARENT);
+            inner.directory = place(directory, CGROUP_PARENT + 1);
+            inner.members = place(members, CGROUP_PARENT + 2);
+            first = CGROUP_PARENT + 3;
         }
         if !self.has(disable::CLOSE_RANGE) || raw::close_range(first as u32, u32::MAX, 0).is_err() {
             close_from(first);
@@ -432,14 +436,10 @@ impl Supervisor {
 
     /// A nested supervisor has ended. If it was killed its members are now ours.
     pub fn after_nested(&mut self, number: u64, clean: bool) {
-        let mut name = Text::new(&[b"job-"]);
-        name.number(number);
+        let name = cgroup::nested_name(number);
         let Some(outer) = self.cgroup else { return };
         if !clean {
-            if let Ok(directory) = raw::openat(outer.directory, name.as_c(), raw::O_DIRECTORY | raw::O_CLOEXEC) {
-                Cgroup { directory }.kill();
-                raw::close(directory);
-            }
+            cgroup::kill_named(outer.directory, name.as_c());
             self.reap_all();
         }
         cgroup::remove(outer.directory, name.as_c());

@@ -116,13 +116,13 @@ pub struct Spawner {
     pub inherited: Inherited,
     pub environment: Environment,
     pub base_directory: Fd,
-    /// The cgroup's directory, or -1.
-    pub cgroup: Fd,
+    /// Where members are born.
+    pub cgroup: Option<Fd>,
     stack: Vec<u8>,
 }
 
 impl Spawner {
-    pub fn new(disabled: u32, inherited: Inherited, cgroup: Fd) -> Spawner {
+    pub fn new(disabled: u32, inherited: Inherited, cgroup: Option<Fd>) -> Spawner {
         Spawner {
             disabled,
             inherited,
@@ -201,10 +201,10 @@ impl Spawner {
         if want_pidfd && self.disabled & disable::PIDFD == 0 {
             flags |= raw::CLONE_PIDFD;
         }
-        if self.cgroup >= 0 {
+        if self.cgroup.is_some() {
             flags |= raw::CLONE_INTO_CGROUP;
         }
-        let how = CloneVm { flags, exit_signal: raw::SIGCHLD, cgroup: self.cgroup, clone3 };
+        let how = CloneVm { flags, exit_signal: raw::SIGCHLD, cgroup: self.cgroup.unwrap_or(-1), clone3 };
         // SAFETY: with CLONE_VFORK we run again only when the child has left this stack, and
         // `run_child` ends in execve or exit.
         let (pid, pidfd) =
@@ -232,7 +232,7 @@ fn stop_traced(pid: Pid) {
 
 /// Where ptrace is refused: a copy of this process that stops before it execs. (A child that
 /// shares our memory would keep us suspended.) A failing exec then ends it with 127.
-fn fork_stopped(child: &mut Child, cgroup: Fd) -> Result<Started, (Step, i32)> {
+fn fork_stopped(child: &mut Child, cgroup: Option<Fd>) -> Result<Started, (Step, i32)> {
     child.unshare_above = None;
     // SAFETY: the supervisor has one thread.
     match unsafe { raw::fork(raw::SIGCHLD, cgroup) } {

@@ -18,11 +18,21 @@ pub enum Error {
     /// A bad argument, found before anything was started.
     Invalid(Cow<'static, str>),
     /// A program could not be started; `file` is what the reason is about.
-    Start { step: Step, errno: i32, file: Vec<u8> },
+    Start {
+        step: Step,
+        errno: i32,
+        file: Vec<u8>,
+    },
     /// The system or one of its limits has no more of something.
-    Exhausted { step: &'static str, errno: i32 },
+    Exhausted {
+        step: &'static str,
+        errno: i32,
+    },
     /// A step (to follow "failed to") that nothing should have kept from working.
-    System { step: Cow<'static, str>, errno: i32 },
+    System {
+        step: Cow<'static, str>,
+        errno: i32,
+    },
     Unsupported(Cow<'static, str>),
     KillFailed(Vec<ProcessInfo>),
 }

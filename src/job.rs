@@ -20,7 +20,9 @@ use crate::sys::platform::launch::{connection, launch};
 use crate::sys::platform::poll::{Interest, wait_readable};
 use crate::sys::platform::procfs::{Member, split_arguments};
 use crate::sys::platform::{cgroup, pipes};
-use crate::sys::wire::{self, Exit, NO_ID, Reader, Spawn, Step, Writer, disable, event, request, spawn_flag, stream};
+use crate::sys::wire::{
+    self, Exit, NO_ID, Reader, Spawn, Step, Writer, disable, event, request, spawn_flag, stream,
+};
 use crate::wait::{Deadline, Interrupt, uninterrupted, wait_until};
 
 /// So much is gathered before it is sent.
@@ -248,8 +250,9 @@ impl Job {
             let state = lock(&family[at].state);
             let idle = &state.idle;
             let alive = state.nested.iter().filter_map(Weak::upgrade);
-            let busy: Vec<_> =
-                alive.filter(|job| !job.is_closed() && !idle.iter().any(|idle| Arc::ptr_eq(idle, job))).collect();
+            let busy: Vec<_> = alive
+                .filter(|job| !job.is_closed() && !idle.iter().any(|idle| Arc::ptr_eq(idle, job)))
+                .collect();
             drop(state);
             family.extend(busy);
             at += 1;
@@ -313,7 +316,10 @@ impl Job {
         let mut job = Some(self);
         while let Some(current) = job {
             if lock(&current.state).suspended {
-                return Err(Error::System { step: "start a process in a suspended job: resume() it".into(), errno: 0 });
+                return Err(Error::System {
+                    step: "start a process in a suspended job: resume() it".into(),
+                    errno: 0,
+                });
             }
             job = current.parent.as_deref();
         }
@@ -329,7 +335,9 @@ impl Job {
         }
         let count = ends.count();
         if count > MOST_DESCRIPTORS - 2 {
-            return Err(Error::Invalid(format!("{count} descriptors for one process: at most {}", MOST_DESCRIPTORS - 2).into()));
+            return Err(Error::Invalid(
+                format!("{count} descriptors for one process: at most {}", MOST_DESCRIPTORS - 2).into(),
+            ));
         }
         if batch.fds.len() + count + 1 > MOST_DESCRIPTORS || batch.out.buffer.len() > BATCH_BYTES {
             self.send_batch(batch)?;
@@ -345,7 +353,8 @@ impl Job {
             batch.directories.extend(command.directory.clone());
             batch.fds.push(BatchFd::Directory(batch.directories.len() - 1));
         }
-        let same = sending.environment.as_ref().is_some_and(|before| Arc::ptr_eq(before, &command.environment));
+        let same =
+            sending.environment.as_ref().is_some_and(|before| Arc::ptr_eq(before, &command.environment));
         sending.environment = Some(command.environment.clone());
         let (streams, fds) = ends.into_parts();
         let spawn = Spawn {
@@ -596,7 +605,8 @@ impl Job {
             return;
         }
         let mut state = lock(&self.state);
-        let (mut input, mut received) = (std::mem::take(&mut state.input), std::mem::take(&mut state.received));
+        let (mut input, mut received) =
+            (std::mem::take(&mut state.input), std::mem::take(&mut state.received));
         drop(state);
         let answer = channel::receive(&self.socket, scratch, &mut input, &mut received);
         let mut done = 0;
@@ -613,7 +623,13 @@ impl Job {
         }
     }
 
-    fn handle(&self, kind: u8, body: &mut Reader, received: &mut VecDeque<OwnedFd>, scratch: &mut [u8]) -> Option<()> {
+    fn handle(
+        &self,
+        kind: u8,
+        body: &mut Reader,
+        received: &mut VecDeque<OwnedFd>,
+        scratch: &mut [u8],
+    ) -> Option<()> {
         match kind {
             event::HELLO => {
                 let supervisor = body.u32()? as i32;
@@ -648,7 +664,12 @@ impl Job {
         Some(())
     }
 
-    fn decode_reply(&self, kind: u8, body: &mut Reader, received: &mut VecDeque<OwnedFd>) -> Option<(u64, Reply)> {
+    fn decode_reply(
+        &self,
+        kind: u8,
+        body: &mut Reader,
+        received: &mut VecDeque<OwnedFd>,
+    ) -> Option<(u64, Reply)> {
         let id = body.u64()?;
         let reply = match kind {
             // Only the answer to a request for a pidfd brings a descriptor.
@@ -821,8 +842,8 @@ fn io_error(error: std::io::Error) -> Error {
 }
 
 fn make_pipe(process: &Arc<Process>, at: usize, what: Stream, options: &Options) -> Result<OwnedFd> {
-    let (read, write) = pipes::pipe(options.pipe_size)
-        .map_err(|errno| Error::system("make a pipe", errno.raw_os_error()))?;
+    let (read, write) =
+        pipes::pipe(options.pipe_size).map_err(|errno| Error::system("make a pipe", errno.raw_os_error()))?;
     if at == 0 {
         match &options.input {
             Some(data) => process.feed(write, data.clone())?,

@@ -210,7 +210,8 @@ impl Map {
     /// Cancels, and returns when nothing of it is alive.
     pub fn close(&self, deadline: Deadline, interrupt: Interrupt) -> Result<bool> {
         self.cancel();
-        let idle = wait_until(&self.gate, deadline, interrupt, || Ok((self.state().busy() == 0).then_some(())))?;
+        let idle =
+            wait_until(&self.gate, deadline, interrupt, || Ok((self.state().busy() == 0).then_some(())))?;
         self.job.trim_idle();
         Ok(idle.is_some())
     }

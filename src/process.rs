@@ -482,4 +482,3 @@ impl Watcher for Queue {
         self.gate.open();
     }
 }
-

@@ -76,7 +76,7 @@ pub struct Reaper {
     count: AtomicU64,
 }
 
-static REAPER: PerProcess<Reaper> = PerProcess::new();
+static REAPER: PerProcess<Reaper> = PerProcess::empty();
 
 /// This process' reaper; started when it is first needed.
 pub fn reaper() -> Result<&'static Reaper> {
@@ -90,8 +90,9 @@ pub fn reaper() -> Result<&'static Reaper> {
         })
     })?;
     if exists.is_none() && reaper.count.fetch_add(1, Ordering::Relaxed) == 1 {
-        threads::spawn_without_signals("fastjob-reaper", || reaper.run())
-            .map_err(|error| Error::system("start the reaper's thread", error.raw_os_error().unwrap_or(11)))?;
+        threads::spawn_without_signals("fastjob-reaper", || reaper.run()).map_err(|error| {
+            Error::system("start the reaper's thread", error.raw_os_error().unwrap_or(11))
+        })?;
     }
     Ok(reaper)
 }

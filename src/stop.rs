@@ -52,7 +52,9 @@ pub fn freeze(job: &Arc<Job>, on: bool) -> Result<()> {
         job.set_suspended(on);
         match job.ask(request::FREEZE, |out| out.u8(u8::from(on)))? {
             Reply::Done(0, _) => Ok(()),
-            Reply::Done(errno, _) => Err(Error::System { step: "suspend or resume the members".into(), errno }),
+            Reply::Done(errno, _) => {
+                Err(Error::System { step: "suspend or resume the members".into(), errno })
+            }
             _ => Ok(()),
         }
     })
@@ -159,7 +161,8 @@ pub fn close(job: &Arc<Job>, patience: f64, interrupt: Interrupt) -> Result<()> 
     if !job.is_owner() || job.is_closed() {
         return Ok(());
     }
-    let answer = if job.settings().kill_on_close { stop(job, &[], patience, interrupt).map(drop) } else { Ok(()) };
+    let answer =
+        if job.settings().kill_on_close { stop(job, &[], patience, interrupt).map(drop) } else { Ok(()) };
     if matches!(answer, Err(Error::KillFailed(_) | Error::Interrupted)) {
         job.close_in_background();
         return answer;

@@ -35,7 +35,8 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         ),
         Error::Lost => job_error(
             "JobError",
-            "the job's supervisor was killed by somebody else, and its members with it: make a new job".into(),
+            "the job's supervisor was killed by somebody else, and its members with it: make a new job"
+                .into(),
         ),
         Error::Interrupted => job_error("JobError", "interrupted".into()),
         Error::Invalid(message) => Ok(PyValueError::new_err(message.to_string())),
@@ -57,7 +58,8 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
             let arguments = PyDict::new(py);
             arguments.set_item("step", step)?;
             arguments.set_item("errno", errno)?;
-            let error = class(py, "JobError")?.call((format!("failed to {step}{reason}"),), Some(&arguments))?;
+            let error =
+                class(py, "JobError")?.call((format!("failed to {step}{reason}"),), Some(&arguments))?;
             Ok(PyErr::from_value(error))
         }
         Error::KillFailed(survivors) => {

@@ -52,8 +52,12 @@ impl Job {
     fn start(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Process>> {
         let processes = blocking(py, |interrupt| {
             let processes = self.0.start(commands, false)?;
-            let all_started = || processes.iter().try_for_each(|process| process.wait_started(&mut *interrupt));
-            if let Err(error) = { let mut all_started = all_started; all_started() } {
+            let all_started =
+                || processes.iter().try_for_each(|process| process.wait_started(&mut *interrupt));
+            if let Err(error) = {
+                let mut all_started = all_started;
+                all_started()
+            } {
                 processes.iter().for_each(|process| process.kill_in_background());
                 return Err(error);
             }
@@ -125,13 +129,19 @@ impl Job {
         py: Python<'_>,
         commands: Vec<(Bound<'_, PyAny>, Bound<'_, Options>)>,
     ) -> PyResult<Vec<Process>> {
-        let prepare =
-            |(arguments, options): (Bound<'_, PyAny>, Bound<'_, Options>)| self.prepare(py, &arguments, options.get());
+        let prepare = |(arguments, options): (Bound<'_, PyAny>, Bound<'_, Options>)| {
+            self.prepare(py, &arguments, options.get())
+        };
         let commands = commands.into_iter().map(prepare).collect::<PyResult<Vec<_>>>()?;
         self.start(py, commands)
     }
 
-    fn start_isolated(&self, py: Python<'_>, arguments: &Bound<'_, PyAny>, options: &Options) -> PyResult<Process> {
+    fn start_isolated(
+        &self,
+        py: Python<'_>,
+        arguments: &Bound<'_, PyAny>,
+        options: &Options,
+    ) -> PyResult<Process> {
         let command = self.prepare(py, arguments, options)?;
         let process = blocking(py, |interrupt| -> Result<Arc<process::Process>> {
             let process = self.0.start_isolated(command)?;

@@ -137,9 +137,10 @@ impl Process {
                 Ok(lock(&self.pidfd).get_or_insert(fd).as_raw_fd().max(number.min(0)))
             }
             Reply::Done(errno, _) if errno == rustix::io::Errno::SRCH.raw_os_error() => Err(ended()),
-            Reply::Done(errno, _) => {
-                Err(raise(py, &Error::Unsupported(format!("no pidfd for the process: errno {errno} of pidfd_open").into())))
-            }
+            Reply::Done(errno, _) => Err(raise(
+                py,
+                &Error::Unsupported(format!("no pidfd for the process: errno {errno} of pidfd_open").into()),
+            )),
             _ => Err(ended()),
         }
     }
@@ -168,7 +169,10 @@ impl Process {
 
     fn output_stats(&self, stream: usize) -> PyResult<(u64, u64)> {
         let stream = stream_number(stream, 2)?.max(1);
-        Ok(self.inner.with_capture(stream, |capture| (capture.total(), capture.dropped())).unwrap_or_default())
+        Ok(self
+            .inner
+            .with_capture(stream, |capture| (capture.total(), capture.dropped()))
+            .unwrap_or_default())
     }
 
     #[getter]

@@ -9,10 +9,7 @@ use crate::wait::{Deadline, Interrupt};
 
 /// Runs `wait` without the interpreter lock. In the main thread, pending signal handlers run
 /// whenever it looks; what they raise ends the wait.
-pub fn blocking<T: Send>(
-    py: Python<'_>,
-    wait: impl FnOnce(Interrupt) -> Result<T> + Send,
-) -> PyResult<T> {
+pub fn blocking<T: Send>(py: Python<'_>, wait: impl FnOnce(Interrupt) -> Result<T> + Send) -> PyResult<T> {
     let mut raised: Option<PyErr> = None;
     let answer = py.detach(|| {
         let main = is_main_thread();

@@ -216,9 +216,8 @@ impl<'a> Spawn<'a> {
         };
         let process_group = input.u32()? as i32;
         let count = input.u32()?;
-        let streams = (0..count)
-            .map(|_| Some((input.u32()? as i32, input.u8()?)))
-            .collect::<Option<Vec<_>>>()?;
+        let streams =
+            (0..count).map(|_| Some((input.u32()? as i32, input.u8()?))).collect::<Option<Vec<_>>>()?;
         let (directory, executable) = (input.bytes()?, input.bytes()?);
         let (argv, environment) = (input.bytes()?, input.bytes()?);
         Some(Spawn {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 pub struct PerProcess<T>(AtomicPtr<(u32, T)>);
 
 impl<T: Send + Sync + 'static> PerProcess<T> {
-    pub const fn new() -> Self {
+    pub const fn empty() -> Self {
         PerProcess(AtomicPtr::new(null_mut()))
     }
 

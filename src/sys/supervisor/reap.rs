@@ -80,7 +80,9 @@ impl Supervisor {
         let mut signals = [0u8; 128 * 16];
         while let Ok(count @ 1..) = raw::read(self.signals, &mut signals) {
             for signal in signals[..count].chunks_exact(128) {
-                let field = |at: usize| i32::from_ne_bytes([signal[at], signal[at + 1], signal[at + 2], signal[at + 3]]);
+                let field = |at: usize| {
+                    i32::from_ne_bytes([signal[at], signal[at + 1], signal[at + 2], signal[at + 3]])
+                };
                 match field(0) {
                     NESTED_ENDED => self.reap_nested(),
                     _ => self.reap(field(12)),
@@ -171,7 +173,8 @@ impl Supervisor {
     }
 
     fn reap_nested(&mut self) {
-        while let Ok(Some((info, _))) = raw::waitid(raw::P_ALL, 0, raw::WEXITED | raw::WNOHANG | raw::WCLONE) {
+        while let Ok(Some((info, _))) = raw::waitid(raw::P_ALL, 0, raw::WEXITED | raw::WNOHANG | raw::WCLONE)
+        {
             if let Some(name) = self.nested.remove(&info.pid) {
                 self.after_nested(name, info.code == raw::CLD_EXITED && info.status == 0);
             }

@@ -23,9 +23,8 @@ global_asm!(
 
 extern "C" fn entry(stack: *const usize) -> ! {
     // SAFETY: at entry the kernel has put argc there, then argv, each a NUL-terminated string.
-    let arguments = unsafe {
-        core::slice::from_raw_parts(stack.add(1).cast::<*const core::ffi::c_char>(), *stack)
-    };
+    let arguments =
+        unsafe { core::slice::from_raw_parts(stack.add(1).cast::<*const core::ffi::c_char>(), *stack) };
     crate::start(arguments)
 }
 

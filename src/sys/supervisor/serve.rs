@@ -78,11 +78,7 @@ impl Supervisor {
             cgroup,
             cgroup_name,
             procfs: Procfs::open(),
-            spawner: Spawner::new(
-                setup.disabled,
-                setup.inherited,
-                cgroup.map(|cgroup| cgroup.members),
-            ),
+            spawner: Spawner::new(setup.disabled, setup.inherited, cgroup.map(|cgroup| cgroup.members)),
             epoll,
             signals,
             has_owner_pidfd,
@@ -140,7 +136,10 @@ impl Supervisor {
                     pid => self.reap(pid as Pid),
                 }
             }
-            if !self.has_owner_pidfd && !self.detached && raw::kill(self.setup.owner_pid, 0) == Err(raw::ESRCH) {
+            if !self.has_owner_pidfd
+                && !self.detached
+                && raw::kill(self.setup.owner_pid, 0) == Err(raw::ESRCH)
+            {
                 self.owner_gone();
             }
             self.sweep();
@@ -422,7 +421,8 @@ impl Supervisor {
                 to
             };
             let aside = |fd| raw::fcntl(fd, raw::F_DUPFD_CLOEXEC, 16).unwrap_or(-1);
-            let (outer, directory, members) = (aside(outer.directory), aside(inner.directory), aside(inner.members));
+            let (outer, directory, members) =
+                (aside(outer.directory), aside(inner.directory), aside(inner.members));
             place(outer, CGROUP_PARENT);
             inner.directory = place(directory, CGROUP_PARENT + 1);
             inner.members = place(members, CGROUP_PARENT + 2);

@@ -134,7 +134,12 @@ impl Spawner {
     }
 
     /// Starts what `spawn` describes, with `received` behind its `PASSED` streams.
-    pub fn start(&mut self, spawn: &Spawn, received: &[Fd], want_pidfd: bool) -> Result<Started, (Step, i32)> {
+    pub fn start(
+        &mut self,
+        spawn: &Spawn,
+        received: &[Fd],
+        want_pidfd: bool,
+    ) -> Result<Started, (Step, i32)> {
         let mut descriptors = Vec::new();
         let mut closed = Vec::new();
         let mut passed = received.iter();

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::error::{Error, resource};
 use crate::sys::platform::procfs::ProcessInfo;
@@ -71,7 +72,8 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
                 })
                 .collect();
             let arguments = PyDict::new(py);
-            let list = PyList::new(py, survivors.iter().map(row))?;
+            let rows = survivors.iter().map(|survivor| row(py, survivor)).collect::<PyResult<Vec<_>>>()?;
+            let list = PyList::new(py, rows)?;
             arguments.set_item("survivors", list)?;
             let message = format!("still alive after SIGKILL: {}", names.join(", "));
             Ok(PyErr::from_value(class(py, "KillFailed")?.call((message,), Some(&arguments))?))
@@ -91,18 +93,18 @@ fn start(py: Python<'_>, step: &str, errno: i32, file: &[u8]) -> PyResult<PyErr>
 }
 
 /// `(pid, ppid, name, exe, cmdline, create_time, user_time, system_time, rss)`
-pub type Row = (i32, i32, String, Option<Vec<u8>>, Vec<Vec<u8>>, f64, f64, f64, u64);
-
-pub fn row(info: &ProcessInfo) -> Row {
-    (
+pub fn row<'py>(py: Python<'py>, info: &ProcessInfo) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = info.command_line.iter().map(|argument| PyBytes::new(py, argument));
+    let row = (
         info.pid,
         info.parent,
-        info.name.clone(),
-        info.executable.clone(),
-        info.command_line.clone(),
+        &info.name,
+        info.executable.as_ref().map(|path| PyBytes::new(py, path)),
+        PyList::new(py, arguments)?,
         info.created,
         info.user_time,
         info.system_time,
         info.resident_bytes,
-    )
+    );
+    row.into_bound_py_any(py)
 }

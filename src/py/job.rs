@@ -5,10 +5,10 @@ use std::sync::Arc;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::errors::{Row, raise, row};
+use super::errors::{raise, row};
 use super::map::Map;
 use super::options::{Options, argv};
-use super::process::Process;
+use super::process::{Process, may_end};
 use super::wait::{blocking, deadline};
 use super::{PATIENCE, SUPERVISOR};
 use crate::command::Command;
@@ -52,12 +52,8 @@ impl Job {
     fn start(&self, py: Python<'_>, commands: Vec<Command>) -> PyResult<Vec<Process>> {
         let processes = blocking(py, |interrupt| {
             let processes = self.0.start(commands, false)?;
-            let all_started =
-                || processes.iter().try_for_each(|process| process.wait_started(&mut *interrupt));
-            if let Err(error) = {
-                let mut all_started = all_started;
-                all_started()
-            } {
+            let mut answers = processes.iter().map(|process| process.wait_started(interrupt));
+            if let Some(error) = answers.find_map(Result::err) {
                 processes.iter().for_each(|process| process.kill_in_background());
                 return Err(error);
             }
@@ -161,14 +157,14 @@ impl Job {
         Ok(members.iter().map(|member| member.pid).collect())
     }
 
-    fn processes(&self, py: Python<'_>) -> PyResult<Vec<Row>> {
+    fn processes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let processes = blocking(py, |_| stop::processes(&self.0))?;
-        Ok(processes.iter().map(row).collect())
+        processes.iter().map(|process| row(py, process)).collect()
     }
 
     fn signal(&self, py: Python<'_>, signal: i32) -> PyResult<Vec<i32>> {
         blocking(py, |_| {
-            if signal != 0 {
+            if may_end(signal) {
                 self.0.family().iter().for_each(|job| job.mark_killed());
             }
             stop::signal(&self.0, signal)

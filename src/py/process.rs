@@ -5,9 +5,10 @@ use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyProcessLookupError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use super::errors::raise;
 use super::wait::{blocking, deadline};
@@ -50,6 +51,11 @@ impl Process {
     fn check_owner(&self, py: Python<'_>) -> PyResult<()> {
         if self.inner.job.is_owner() { Ok(()) } else { Err(raise(py, &Error::Forked)) }
     }
+}
+
+/// Whether an end after this signal may be by this signal: not after 0, SIGCONT or SIGSTOP.
+pub fn may_end(signal: i32) -> bool {
+    !matches!(signal, 0 | 18 | 19)
 }
 
 fn stream_number(stream: usize, most: usize) -> PyResult<usize> {
@@ -98,7 +104,7 @@ impl Process {
         if self.inner.end().is_some() {
             return Ok(false);
         }
-        if signal != 0 {
+        if may_end(signal) {
             self.inner.mark_killed();
         }
         match blocking(py, |_| Ok(self.inner.job.signal_process(&self.inner, signal))) {
@@ -217,20 +223,55 @@ impl Process {
         self.inner.killed_by_us()
     }
 
-    #[getter]
-    fn leftovers(&self) -> Vec<(i32, Vec<Vec<u8>>)> {
-        self.inner.leftovers()
+    /// All of a result at once: a harness asks for it thousands of times.
+    fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let (error, status) = match self.inner.end() {
+            Some(End::Exited(exit)) => (None, Some(exit.status)),
+            Some(End::Failed(error)) => (Some(error), None),
+            Some(End::Lost) => (Some(Error::Lost), None),
+            None => (None, None),
+        };
+        let (started, ended) = self.inner.times();
+        let stats = [1, 2].map(|stream| self.stats(stream));
+        let fields: [Bound<'py, PyAny>; 13] = [
+            self.inner.pid().into_bound_py_any(py)?,
+            status.into_bound_py_any(py)?,
+            self.output(py, 1)?.into_bound_py_any(py)?,
+            self.output(py, 2)?.into_bound_py_any(py)?,
+            started.into_bound_py_any(py)?,
+            ended.into_bound_py_any(py)?,
+            self.usage().into_bound_py_any(py)?,
+            self.inner.timed_out().into_bound_py_any(py)?,
+            self.inner.killed_by_us().into_bound_py_any(py)?,
+            leftovers(py, &self.inner.leftovers())?.into_any(),
+            (stats[0].0 + stats[1].0).into_bound_py_any(py)?,
+            (stats[0].1 + stats[1].1).into_bound_py_any(py)?,
+            error.map(|error| raise(py, &error).into_value(py)).into_bound_py_any(py)?,
+        ];
+        PyTuple::new(py, fields)
     }
 
-    #[getter]
-    fn error(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let error = match self.inner.end()? {
-            End::Failed(error) => error,
-            End::Lost => Error::Lost,
-            End::Exited(_) => return None,
-        };
-        Some(raise(py, &error).into_value(py).into_any())
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_owner(py)?;
+        self.inner.kill_in_background();
+        let deadline = Deadline::after(Some(super::PATIENCE));
+        blocking(py, |interrupt| self.inner.wait_done(deadline, interrupt)).map(drop)
     }
+}
+
+impl Process {
+    fn stats(&self, stream: usize) -> (u64, u64) {
+        self.inner.with_capture(stream, |capture| (capture.total(), capture.dropped())).unwrap_or_default()
+    }
+}
+
+fn leftovers<'py>(py: Python<'py>, found: &[(i32, Vec<Vec<u8>>)]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for (pid, arguments) in found {
+        let arguments = PyList::new(py, arguments.iter().map(|argument| PyBytes::new(py, argument)))?;
+        list.append((*pid, arguments))?;
+    }
+    Ok(list)
 }
 
 #[pyclass(frozen, module = "fastjob._native")]

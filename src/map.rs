@@ -22,8 +22,8 @@ struct State {
     submitted: u64,
     /// Not started yet.
     ready: VecDeque<(u64, Command)>,
-    /// By the process' serial: the number of its command.
-    running: HashMap<u64, u64>,
+    /// By the process' serial: its command, and the number of that.
+    running: HashMap<u64, (u64, Command)>,
     /// Being started by some thread at this moment.
     starting: usize,
     finished: BTreeMap<u64, Arc<Process>>,
@@ -131,7 +131,7 @@ impl Map {
             state.starting -= 1;
             match started {
                 Ok(process) => {
-                    state.running.insert(process.serial, number);
+                    state.running.insert(process.serial, (number, command));
                     let closed = state.closed;
                     drop(state);
                     if let Some(myself) = self.myself.upgrade() {
@@ -142,11 +142,11 @@ impl Map {
                     }
                 }
                 Err(error) if error.is_exhaustion() => {
-                    let failed = || Process::failed_before(&self.job, command.clone(), error.clone());
+                    let failed = || Process::failed_before(&self.job, &command, error.clone());
                     self.hold(state, number, command.clone(), failed);
                 }
                 Err(error) => {
-                    let process = Process::failed_before(&self.job, command, error);
+                    let process = Process::failed_before(&self.job, &command, error);
                     self.finished(state, number, process);
                 }
             }
@@ -220,10 +220,10 @@ impl Map {
 impl Watcher for Map {
     fn done(&self, process: &Arc<Process>) {
         let mut state = self.state();
-        let Some(number) = state.running.remove(&process.serial) else { return };
+        let Some((number, command)) = state.running.remove(&process.serial) else { return };
         let exhausted = matches!(process.end(), Some(End::Failed(error)) if error.is_exhaustion());
         if exhausted && !state.closed {
-            self.hold(state, number, process.command.clone(), || process.clone());
+            self.hold(state, number, command, || process.clone());
         } else {
             state.held = false;
             state.retries = 0;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::capture::Capture;
-use crate::command::Command;
+use crate::command::{Command, Options};
 use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::reaper::{Alarm, Source, lock, reaper};
@@ -77,7 +77,8 @@ pub struct Process {
     /// Its number in the job.
     pub id: u64,
     pub job: Arc<Job>,
-    pub command: Command,
+    pub options: Arc<Options>,
+    program: Vec<u8>,
     /// Alone in `job`, which is done only when nothing else is alive in it.
     pub isolated: bool,
     gate: Gate,
@@ -92,13 +93,14 @@ pub struct Ended {
 }
 
 impl Process {
-    pub fn new(id: u64, job: Arc<Job>, command: Command, isolated: bool) -> Process {
+    pub fn new(id: u64, job: Arc<Job>, command: &Command, isolated: bool) -> Process {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         Process {
             serial: COUNT.fetch_add(1, Ordering::Relaxed),
             id,
             job,
-            command,
+            options: command.options.clone(),
+            program: command.program().to_vec(),
             isolated,
             gate: Gate::default(),
             state: Mutex::default(),
@@ -107,7 +109,7 @@ impl Process {
     }
 
     /// One that could not even be asked for.
-    pub fn failed_before(job: &Arc<Job>, command: Command, error: Error) -> Arc<Process> {
+    pub fn failed_before(job: &Arc<Job>, command: &Command, error: Error) -> Arc<Process> {
         let process = Arc::new(Process::new(0, job.clone(), command, false));
         process.finish(End::Failed(error));
         process
@@ -278,10 +280,10 @@ impl Process {
     }
 
     pub fn failed(self: &Arc<Self>, step: Step, errno: i32) {
-        let options = &self.command.options;
+        let options = &self.options;
         let file = match step {
             Step::Directory => options.directory.strip_suffix(b"\0").unwrap_or_default(),
-            Step::Exec => self.command.program(),
+            Step::Exec => &self.program,
             _ => &[],
         };
         self.finish(End::Failed(Error::start(step, errno, file)));
@@ -297,7 +299,7 @@ impl Process {
         state.close_input();
         state.leftovers = ended.leftovers;
         state.end = Some(End::Exited(ended.exit));
-        let done = !self.isolated || ended.exit.empty || self.command.options.keep_leftovers;
+        let done = !self.isolated || ended.exit.empty || self.options.keep_leftovers;
         drop(state);
         if done {
             return self.finish_with(self.isolated);
@@ -356,7 +358,7 @@ impl Process {
             state.close_input();
         }
         let watchers = std::mem::take(&mut state.watchers);
-        let slot = self.isolated.then(|| state.slot_after(self.command.options.keep_leftovers)).flatten();
+        let slot = self.isolated.then(|| state.slot_after(self.options.keep_leftovers)).flatten();
         drop(state);
         // Before anybody is told, so that the next command finds it.
         if let (Some(reusable), Some(parent)) = (slot, self.job.parent()) {
@@ -370,7 +372,7 @@ impl Process {
 
     /// Starts the clock.
     pub fn arm_timeout(self: &Arc<Self>) -> Result<()> {
-        let deadline = Deadline::after(self.command.options.timeout);
+        let deadline = Deadline::after(self.options.timeout);
         if let Some(at) = deadline.instant() {
             reaper()?.alarm(at, Alarm::Timeout(Arc::downgrade(self)));
         }
@@ -384,7 +386,7 @@ impl Process {
         }
         state.timed_out = true;
         drop(state);
-        let grace = Duration::try_from_secs_f64(self.command.options.grace).unwrap_or(Duration::MAX);
+        let grace = Duration::try_from_secs_f64(self.options.grace).unwrap_or(Duration::MAX);
         let kill_at = Instant::now().checked_add(grace);
         if !grace.is_zero() && !self.in_grace.swap(true, Ordering::Relaxed) {
             self.job.signal_in_background(self, SIGTERM);

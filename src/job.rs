@@ -358,6 +358,10 @@ impl Job {
         });
     }
 
+    pub fn is_suspended(&self) -> bool {
+        lock(&self.state).suspended
+    }
+
     pub fn set_suspended(&self, on: bool) {
         lock(&self.state).suspended = on;
     }

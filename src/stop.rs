@@ -150,6 +150,10 @@ pub fn stop(job: &Arc<Job>, ladder: &[(i32, f64)], patience: f64, interrupt: Int
             return Err(Error::KillFailed(survivors));
         }
     }
+    // The dead are not suspended, and what is started next is not meant to be.
+    if job.is_suspended() {
+        freeze(job, false)?;
+    }
     killed.sort_unstable();
     report.rungs.push((SIGKILL, killed));
     Ok(report)

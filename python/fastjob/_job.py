@@ -13,7 +13,15 @@ from ._command import CAPTURE, Args, Command, Launcher, SpawnOptions
 from ._errors import TimeoutExpired, Unsupported
 from ._map import JobMap, check as check_result, timeout_expired
 from ._process import Process
-from ._results import CompletedProcess, Containment, KillReport, ProcessInfo, Tree
+from ._results import (
+    CompletedProcess,
+    Containment,
+    KillReport,
+    ProcessInfo,
+    Tree,
+    signal_name,
+    signal_number,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -229,13 +237,13 @@ class Job:
         for number, seconds in ladder:
             if not seconds >= 0:
                 raise ValueError(f"a rung's seconds can't be {seconds}")
-            rungs.append((int(signals.Signals(number)), float(seconds)))
+            rungs.append((signal_number(number), float(seconds)))
         ended, gone = self._native.stop(rungs, timeout)
-        return KillReport(tuple((signals.Signals(number), tuple(pids)) for number, pids in ended), tuple(gone))
+        return KillReport(tuple((signal_name(number), tuple(pids)) for number, pids in ended), tuple(gone))
 
     def signal(self, sig: int) -> list[int]:
         """Send a signal to all members; the pids that got it."""
-        return self._native.signal(int(signals.Signals(sig)))
+        return self._native.signal(signal_number(sig))
 
     def suspend(self) -> None:
         """Stop all members (freezer, else SIGSTOP). Until `resume` no process can be started."""

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from . import _native
 from ._command import Args, Launcher
 from ._errors import TimeoutExpired
-from ._results import Reason, Usage, _reason
+from ._results import Reason, Usage, _reason, signal_number
 
 if TYPE_CHECKING:
     from ._job import Job
@@ -116,7 +116,7 @@ class Process:
 
     def send_signal(self, sig: int) -> None:
         """Send a signal, unless it has ended; never to another process that got its pid."""
-        self._native.send_signal(sig)
+        self._native.send_signal(signal_number(sig))
 
     def terminate(self) -> None:
         """Send SIGTERM."""

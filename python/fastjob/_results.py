@@ -140,12 +140,28 @@ class CompletedProcess(subprocess.CompletedProcess[Any]):
             raise error
 
 
+def signal_number(sig: int) -> int:
+    """A number that the system may be given."""
+    number = int(sig)
+    if not 0 <= number < signal.NSIG:
+        raise ValueError(f"{sig} is not a signal")
+    return number
+
+
+def signal_name(number: int) -> int:
+    """`signal.Signals` where it has a name; real-time signals between the ends have none."""
+    try:
+        return signal.Signals(number)
+    except ValueError:
+        return number
+
+
 @dataclass(frozen=True)
 class KillReport:
     """Who was ended. When you have it, no member is alive."""
 
-    rungs: tuple[tuple[signal.Signals, tuple[int, ...]], ...]
-    """Each signal that was sent, and the pids that ended by it."""
+    rungs: tuple[tuple[int, tuple[int, ...]], ...]
+    """Each signal that was sent (`signal.Signals`), and the pids that ended by it."""
     already_gone: tuple[int, ...] = ()
     """Pids that ended by themselves while they were being killed."""
 

@@ -35,6 +35,24 @@ pub fn send(procfs: &Procfs, pidfds: bool, member: &Member, signal: i32) -> raw:
     answer
 }
 
+/// How often the children are looked at again before all descendants are, while there are new ones.
+const QUICK_LOOKS: usize = 16;
+/// Reaped at a time, so that processes which fork and exit without end don't keep us from the rest.
+pub const MOST_REAPED: usize = 256;
+
+/// Kills the children of this process by number, which is theirs until they are reaped, without a
+/// look at them: what forks and exits at once is gone before a longer look is over.
+fn kill_children(procfs: &mut Procfs, skip: impl Fn(Pid) -> bool, mut killed: impl FnMut(Pid)) -> bool {
+    let mut news = false;
+    for pid in procfs.own_children() {
+        if !skip(pid) && raw::kill(pid, raw::SIGKILL).is_ok() {
+            news = true;
+            killed(pid);
+        }
+    }
+    news
+}
+
 /// Kills all that is below this process, nested supervisors too, until nothing is left of it.
 pub fn end_everything(procfs: &mut Procfs, cgroup: Option<Cgroup>) {
     let _ = raw::setpriority(URGENT);
@@ -43,19 +61,39 @@ pub fn end_everything(procfs: &mut Procfs, cgroup: Option<Cgroup>) {
         if let Some(cgroup) = cgroup {
             cgroup.kill_below();
         }
+        for _ in 0..QUICK_LOOKS {
+            kill_children(procfs, |_| false, |_| {});
+            match reap_some() {
+                Reaped::All => return,
+                Reaped::Some => pause = 100_000,
+                Reaped::None => break,
+            }
+        }
         for member in procfs.below(None, |_| false) {
             let _ = send(procfs, true, &member, raw::SIGKILL);
-        }
-        loop {
-            match raw::waitid(raw::P_ALL, 0, raw::WEXITED | raw::WNOHANG | raw::WALL) {
-                Ok(Some(_)) => pause = 100_000,
-                Ok(None) => break,
-                Err(_) => return,
-            }
         }
         raw::sleep(pause);
         pause = (pause * 2).min(500_000_000);
     }
+}
+
+enum Reaped {
+    /// There is no child left.
+    All,
+    Some,
+    None,
+}
+
+fn reap_some() -> Reaped {
+    for count in 0..MOST_REAPED {
+        match raw::waitid(raw::P_ALL, 0, raw::WEXITED | raw::WNOHANG | raw::WALL) {
+            Ok(Some(_)) => {}
+            Ok(None) if count == 0 => return Reaped::None,
+            Ok(None) => break,
+            Err(_) => return Reaped::All,
+        }
+    }
+    Reaped::Some
 }
 
 /// A kill under way.
@@ -109,36 +147,58 @@ impl Supervisor {
     pub fn continue_kill(&mut self) {
         let Some(mut kill) = self.kill.take() else { return };
         if kill.due <= raw::monotonic() {
-            let members = self.members();
             if let Some(cgroup) = self.cgroup {
                 cgroup.kill();
             }
-            let mut news = false;
-            for member in &members {
-                if kill.signalled.get(&member.pid).is_some_and(|start| *start == member.start) {
-                    continue;
-                }
-                match send(&self.procfs, self.has(disable::PIDFD), member, raw::SIGKILL) {
-                    Ok(()) => {
-                        news = true;
-                        kill.signalled.insert(member.pid, member.start);
-                    }
-                    Err(raw::ESRCH) => kill.gone.push(member.pid),
-                    // No permission: it stays a survivor, and is tried again.
-                    Err(_) => {}
-                }
-            }
-            // Known without /proc.
-            for pid in self.children.keys() {
-                let _ = raw::kill(*pid, raw::SIGKILL);
-            }
-            kill.pause = if news { 1 } else { (kill.pause * 2).min(SLOWEST_LOOK) };
+            let news = self.kill_quickly(&mut kill) | self.kill_below(&mut kill);
+            kill.pause = if news { 0 } else { (kill.pause * 2).clamp(1, SLOWEST_LOOK) };
             kill.due = raw::monotonic() + kill.pause as u64 * 1_000_000;
         }
         self.kill = Some(kill);
         if self.reap_all() {
             self.finish_kill();
         }
+    }
+
+    fn kill_quickly(&mut self, kill: &mut Kill) -> bool {
+        let nested = &self.nested;
+        let mut any = false;
+        for _ in 0..QUICK_LOOKS {
+            let mut fresh = false;
+            let killed = |pid| fresh |= kill.signalled.insert(pid, 0).is_none();
+            kill_children(&mut self.procfs, |pid| nested.contains_key(&pid), killed);
+            if !fresh {
+                break;
+            }
+            any = true;
+        }
+        // Known without /proc.
+        for pid in self.children.keys() {
+            let _ = raw::kill(*pid, raw::SIGKILL);
+        }
+        any
+    }
+
+    fn kill_below(&mut self, kill: &mut Kill) -> bool {
+        let mut news = false;
+        for member in self.members() {
+            // Children have been killed by number.
+            let known =
+                kill.signalled.get(&member.pid).is_some_and(|start| [0, member.start].contains(start));
+            if known {
+                continue;
+            }
+            match send(&self.procfs, self.has(disable::PIDFD), &member, raw::SIGKILL) {
+                Ok(()) => {
+                    news = true;
+                    kill.signalled.insert(member.pid, member.start);
+                }
+                Err(raw::ESRCH) => kill.gone.push(member.pid),
+                // No permission: it stays a survivor, and is tried again.
+                Err(_) => {}
+            }
+        }
+        news
     }
 
     fn finish_kill(&mut self) {

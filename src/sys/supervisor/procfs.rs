@@ -17,10 +17,16 @@ pub struct Member {
     pub parent: Pid,
     /// Clock ticks since boot; with the pid it is an identity.
     pub start: u64,
+    /// It has not executed a program since it was forked.
+    pub forked: bool,
 }
+
+const PF_FORKNOEXEC: u64 = 0x40;
 
 #[derive(Clone, Copy)]
 pub struct Stat {
+    /// It has not executed a program since it was forked.
+    pub forked: bool,
     pub dead: bool,
     pub parent: Pid,
     pub threads: u32,
@@ -138,9 +144,11 @@ pub fn stat(proc_pid: Pid) -> Option<Stat> {
     let mut fields = line.get(after..)?.split(|byte| *byte == b' ');
     let state = *fields.next()?.first()?;
     let parent = parse(fields.next()?)? as Pid;
-    let threads = parse(fields.nth(15)?)? as u32;
+    let flags = parse(fields.nth(4)?)?;
+    let threads = parse(fields.nth(10)?)? as u32;
     let start = parse(fields.nth(1)?)?;
-    Some(Stat { dead: matches!(state, b'Z' | b'X'), parent, threads, start })
+    let forked = flags & PF_FORKNOEXEC != 0;
+    Some(Stat { dead: matches!(state, b'Z' | b'X'), parent, threads, start, forked })
 }
 
 /// Reads `/proc` for one supervisor.
@@ -219,11 +227,23 @@ impl Procfs {
                 if parent == self.own && skip(pid) {
                     continue;
                 }
-                members.push(Member { pid, proc_pid, parent, start: stat.start });
+                members.push(Member { pid, proc_pid, parent, start: stat.start, forked: stat.forked });
                 level.push((proc_pid, stat.threads));
             }
         }
         members
+    }
+
+    /// Living and dead, by our numbers.
+    pub fn own_children(&mut self) -> Vec<Pid> {
+        let mut found = Vec::new();
+        if self.own == 0 || self.children(self.own, 0, &mut found).is_none() {
+            return Vec::new();
+        }
+        if self.level.is_some() {
+            found = found.into_iter().filter_map(|pid| self.local(pid)).collect();
+        }
+        found
     }
 
     fn children(&mut self, proc_pid: Pid, threads: u32, found: &mut Vec<Pid>) -> Option<()> {

@@ -6,7 +6,8 @@
 
 use alloc::vec::Vec;
 
-use crate::procfs::{self};
+use crate::kill::MOST_REAPED;
+use crate::procfs::{self, Member};
 use crate::raw::{self, Pid, Rusage, SigInfo};
 use crate::serve::{NESTED_ENDED, Supervisor};
 use crate::wire::{Exit, disable, event};
@@ -15,6 +16,8 @@ use crate::wire::{Exit, disable, event};
 const FEW: usize = 16;
 /// How long an adopted orphan may stay a zombie when there are more.
 const SWEEP_EVERY: u64 = 20_000_000;
+
+const EXEC_LOOKS: usize = 10;
 
 pub struct Child {
     pub id: u64,
@@ -78,7 +81,8 @@ impl Supervisor {
     /// Signals are hints; `waitid` is the truth.
     pub fn on_signals(&mut self) {
         let mut signals = [0u8; 128 * 16];
-        while let Ok(count @ 1..) = raw::read(self.signals, &mut signals) {
+        // One look only: more signals may come as fast as they are read.
+        if let Ok(count) = raw::read(self.signals, &mut signals) {
             for signal in signals[..count].chunks_exact(128) {
                 let field = |at: usize| {
                     i32::from_ne_bytes([signal[at], signal[at + 1], signal[at + 2], signal[at + 3]])
@@ -109,16 +113,18 @@ impl Supervisor {
         }
     }
 
-    /// All that have ended; true when no child is left, the nested supervisors aside.
+    /// Those that have ended, but not without end; true when no child is left, the nested supervisors aside.
     pub fn reap_all(&mut self) -> bool {
         self.sweep_due = 0;
-        loop {
+        for _ in 0..MOST_REAPED {
             match raw::waitid(raw::P_ALL, 0, raw::WEXITED | raw::WNOHANG) {
                 Ok(Some((info, usage))) => self.collected(&info, &usage),
                 Ok(None) => return false,
                 Err(_) => return true,
             }
         }
+        self.sweep_due = raw::monotonic();
+        false
     }
 
     fn collected(&mut self, info: &SigInfo, usage: &Rusage) {
@@ -135,7 +141,7 @@ impl Supervisor {
         if child.isolated {
             exit.empty = self.reap_all();
             if !exit.empty && self.kill.is_none() {
-                leftovers = self.members();
+                leftovers = self.leftovers();
             }
         }
         self.out.frame(event::EXITED, |out| {
@@ -151,6 +157,20 @@ impl Supervisor {
             self.emptying.push(child.id);
             self.kill_all(None);
         }
+    }
+
+    /// Who is there after the leader's end. One that was just forked gets the time to become the
+    /// program that it is known by.
+    fn leftovers(&mut self) -> Vec<Member> {
+        let mut members = self.members();
+        for _ in 0..EXEC_LOOKS {
+            if !members.iter().any(|member| member.forked) {
+                break;
+            }
+            raw::sleep(500_000);
+            members = self.members();
+        }
+        members
     }
 
     /// After each round of events: tell those who wait for emptiness.

@@ -1,0 +1,51 @@
+"""terminal.py forward|isolate: a harness on a terminal of its own (standard input), with a child that counts.
+
+After each ^C it asks the child by SIGUSR1 to say what it has received so far: signals that wait are
+handled in the order of their numbers, so SIGINT (2) is told before SIGUSR1 (10).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+from fastjob import Job
+
+COUNTER = [
+    *[sys.executable, "-S", "-E", str(Path(__file__).parent / "signals.py")],
+    *["SIGINT=tell", "SIGUSR1=tell"],
+]
+
+
+def say(**facts: object) -> None:
+    os.write(1, json.dumps(facts).encode() + b"\n")
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    with Job(interrupt=sys.argv[1]) as job:
+        process = job.spawn(COUNTER, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        say(group=os.getpgid(process.pid), own=os.getpgrp(), member=process.pid)
+        for _ in range(int(sys.argv[2])):
+            try:
+                say(waiting=True)
+                job.wait()
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGUSR1)
+                heard = []
+                while heard[-1:] != ["SIGUSR1"]:
+                    heard.append(process.stdout.readline().decode().strip())
+                say(heard=heard)
+        job.wait()
+
+
+main()

@@ -13,11 +13,11 @@ use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::link::Link;
 use crate::process::Process;
-use crate::reaper::lock;
+use crate::reaper::{lock, reaper};
 use crate::start::Inherited;
 use crate::sys::platform::cgroup;
 use crate::sys::platform::gate::Gate;
-use crate::sys::platform::launch::{connection, launch};
+use crate::sys::platform::launch::{collect, connection, launch};
 use crate::sys::platform::poll::wait_readable;
 use crate::sys::platform::procfs::Member;
 use crate::sys::wire::{Step, Writer, disable, request};
@@ -402,17 +402,18 @@ impl Job {
     /// Ends the supervisor and waits for it; members should have been ended before.
     pub fn finish_close(self: &Arc<Self>) {
         let kill = self.settings.kill_on_close;
+        // Taken first: the reaper leaves it to us then.
+        let guard = lock(&self.guard).take();
         self.say_goodbye(kill);
-        if !kill {
-            return;
+        if kill {
+            wait_for_guard(guard);
         }
-        self.wait_for_guard();
     }
 
-    /// Until guard and supervisor are gone, which takes as long as the kernel takes.
-    fn wait_for_guard(&self) {
-        if let Some(guard) = lock(&self.guard).take() {
-            wait_readable(guard, GUARD_PATIENCE);
+    /// Of a job that was closed without waiting.
+    pub fn leave_guard(&self) {
+        if let (Some(guard), Ok(reaper)) = (lock(&self.guard).take(), reaper()) {
+            reaper.collect_guard(guard);
         }
     }
 
@@ -421,7 +422,7 @@ impl Job {
         if let Some(directory) = &self.cgroup {
             cgroup::kill(directory);
         }
-        self.wait_for_guard();
+        wait_for_guard(lock(&self.guard).take());
         if let Some(directory) = &self.cgroup {
             cgroup::remove(directory);
         }
@@ -435,5 +436,13 @@ impl Job {
 
     pub fn detach(&self) {
         self.say_goodbye(false);
+    }
+}
+
+/// Until guard and supervisor are gone, which takes as long as the kernel takes.
+fn wait_for_guard(guard: Option<OwnedFd>) {
+    if let Some(guard) = guard {
+        wait_readable(&guard, GUARD_PATIENCE);
+        collect(&guard);
     }
 }

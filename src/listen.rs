@@ -125,6 +125,8 @@ impl Job {
         self.release();
         if lost {
             self.clean_up();
+        } else {
+            self.leave_guard();
         }
         processes.iter().for_each(|process| process.lost());
         drop(idle);

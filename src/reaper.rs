@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::map::Map;
 use crate::process::Process;
+use crate::sys::platform::launch::collect;
 use crate::sys::platform::per_process::PerProcess;
 use crate::sys::platform::poll::{Interest, Poll, Ready};
 use crate::sys::platform::threads;
@@ -31,6 +32,8 @@ pub enum Source {
     /// The captured stream of that index.
     Output(Arc<Process>, usize),
     Input(Arc<Process>),
+    /// A guard whose job is closed.
+    Guard(Arc<OwnedFd>),
 }
 
 /// What to do at a certain time.
@@ -131,6 +134,12 @@ impl Reaper {
         }
     }
 
+    /// Waits for a guard's end in the background.
+    pub fn collect_guard(&self, guard: OwnedFd) {
+        let guard = Arc::new(guard);
+        let _ = self.watch(&guard, Interest::Readable, Source::Guard(guard.clone()));
+    }
+
     /// All jobs that are open.
     pub fn jobs(&self) -> Vec<Arc<Job>> {
         let jobs = |source: &Source| match source {
@@ -151,6 +160,10 @@ impl Reaper {
                     Some(Source::Job(job)) => job.on_socket(readable, writable, &mut scratch),
                     Some(Source::Output(process, stream)) => process.on_output(stream, &mut scratch),
                     Some(Source::Input(process)) => process.on_input(),
+                    Some(Source::Guard(guard)) => {
+                        collect(&guard);
+                        self.forget(&guard, token);
+                    }
                     None => {}
                 }
             }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::sys::raw::{self, CloneVm};
 use crate::sys::wire::disable;
@@ -87,6 +87,12 @@ pub fn launch(program: &CStr, cgroup: Option<(BorrowedFd, &CStr)>, disabled: u32
         return Err(plan.exec_errno);
     }
     Ok(Launched { socket: ours, guard })
+}
+
+/// Takes the status of a guard that has ended, where it became our child: when this process is the
+/// first of its pid namespace, or a subreaper.
+pub fn collect(guard: &OwnedFd) {
+    let _ = waitid(WaitId::PidFd(guard.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }
 
 fn null_pointer() -> *const u8 {

@@ -92,7 +92,7 @@ impl Options {
                 return Err(Error::Start {
                     step: crate::sys::wire::Step::Descriptors,
                     errno: rustix::io::Errno::BADF.raw_os_error(),
-                    file: Vec::new(),
+                    file: None,
                 });
             }
         }

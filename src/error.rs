@@ -21,7 +21,7 @@ pub enum Error {
     Start {
         step: Step,
         errno: i32,
-        file: Vec<u8>,
+        file: Option<Vec<u8>>,
     },
     /// The system or one of its limits has no more of something.
     Exhausted {
@@ -55,12 +55,12 @@ impl Error {
     }
 
     /// For the answer to a start.
-    pub fn start(step: Step, errno: i32, file: &[u8]) -> Error {
+    pub fn start(step: Step, errno: i32, file: Option<&[u8]>) -> Error {
         let exhausted = resource(errno).is_some() && !matches!(step, Step::Directory | Step::Exec);
         if exhausted {
             Error::Exhausted { step: step.describe(), errno }
         } else {
-            Error::Start { step, errno, file: file.to_vec() }
+            Error::Start { step, errno, file: file.map(<[u8]>::to_vec) }
         }
     }
 

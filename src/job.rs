@@ -23,6 +23,7 @@ use crate::sys::platform::procfs::Member;
 use crate::sys::wire::{Step, Writer, disable, request};
 use crate::wait::{Deadline, Interrupt, uninterrupted, wait_until};
 
+const START: &str = "start the job's supervisor";
 /// Idle anonymous jobs that are kept for the next `run` or `map`.
 const MOST_IDLE: usize = 8;
 /// How long `close` waits for the guard, in milliseconds.
@@ -104,8 +105,7 @@ impl Job {
             disabled |= disable::KEEP_ON_CLOSE;
         }
         let parent = place.as_ref().map(|place| (place.parent.as_fd(), place.name.as_c_str()));
-        let launched = launch(&program, parent, disabled)
-            .map_err(|errno| Error::system("start the job's supervisor", errno))?;
+        let launched = launch(&program, parent, disabled).map_err(|errno| Error::system(START, errno))?;
         let mut job = Job::with_parent(settings, None);
         job.guard = Mutex::new(launched.guard);
         job.cgroup = place.map(|place| place.path);
@@ -167,7 +167,7 @@ impl Job {
             match (state.containment, state.phase) {
                 (Some(_), _) => Ok(Some(())),
                 (None, Phase::Open) => Ok(None),
-                _ => Err(Error::system("start the job's supervisor", Errno::AGAIN.raw_os_error())),
+                _ => Err(Error::system(START, Errno::AGAIN.raw_os_error())),
             }
         });
         ready.map(drop)
@@ -252,7 +252,13 @@ impl Job {
             Ok(mut processes) => processes.pop().ok_or(Error::Lost),
             Err(error) => {
                 self.give_back(&slot, false);
-                Err(error)
+                // A slot that never answered: there was no process for its supervisor.
+                let stillborn = matches!(error, Error::Lost) && slot.containment().is_none();
+                Err(if stillborn && !self.is_closed() {
+                    Error::system(START, Errno::AGAIN.raw_os_error())
+                } else {
+                    error
+                })
             }
         }
     }

@@ -282,9 +282,9 @@ impl Process {
     pub fn failed(self: &Arc<Self>, step: Step, errno: i32) {
         let options = &self.options;
         let file = match step {
-            Step::Directory => options.directory.strip_suffix(b"\0").unwrap_or_default(),
-            Step::Exec => &self.program,
-            _ => &[],
+            Step::Directory => options.directory.strip_suffix(b"\0"),
+            Step::Exec => Some(&*self.program),
+            _ => None,
         };
         self.finish(End::Failed(Error::start(step, errno, file)));
     }

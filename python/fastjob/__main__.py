@@ -43,7 +43,9 @@ def doctor() -> int:
     }
     works = _probe(report)
     for name, limit in (("descriptors", resource.RLIMIT_NOFILE), ("processes", resource.RLIMIT_NPROC)):
-        soft, hard = ("no limit" if n == resource.RLIM_INFINITY else str(n) for n in resource.getrlimit(limit))
+        soft, hard = (
+            "no limit" if n == resource.RLIM_INFINITY else str(n) for n in resource.getrlimit(limit)
+        )
         report[f"limit of {name}"] = f"{soft} (can be raised to {hard})"
     if report.get("held by") == Containment.SUBREAPER.value:
         report["what that means"] = (
@@ -57,6 +59,7 @@ def doctor() -> int:
 
 
 def main() -> int:
+    """Run what the arguments name; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fastjob", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what this machine can do, and why not more")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypedDict, Union
 
 from . import _native
@@ -19,12 +21,14 @@ DEVNULL: int = subprocess.DEVNULL
 CAPTURE: int = -4
 """Collect the stream in the background, bounded by ``max_output``."""
 _INHERIT = -5
+# What `open` takes for a buffer: a C int.
+_MOST = (1 << 31) - 1
 
 DEFAULT_MAX_OUTPUT = 64 << 20
 
 StrOrBytes = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-Args = Union[StrOrBytes, Sequence[StrOrBytes]]
-File = Union[int, IO[Any], None]
+Args = StrOrBytes | Sequence[StrOrBytes]
+File = int | IO[Any] | None
 
 
 class SpawnOptions(TypedDict, total=False):
@@ -110,7 +114,7 @@ def _environment(env: Mapping[Any, Any] | None) -> list[bytes] | None:
     entries = []
     for key, value in env.items():
         name = os.fsencode(key)
-        if b"=" in name or not name:
+        if b"=" in name:
             raise ValueError(f"illegal environment variable name: {key!r}")
         entries.append(name + b"=" + os.fsencode(value))
     return entries
@@ -132,13 +136,37 @@ def _user_id(user: str | int | None, kind: str) -> int:
     return user
 
 
+def _group_id(group: str | int) -> int:
+    if group is None:
+        raise TypeError("items of extra_groups must be names or numbers, not None")
+    return _user_id(group, "group")
+
+
+def _size(size: int | None, name: str) -> int:
+    if size is None:
+        return -1
+    if not isinstance(size, int):
+        raise TypeError(f"{name} must be an integer")
+    if size > _MOST:
+        raise OverflowError(f"{name} is too large: {size}")
+    return size
+
+
+def command_iterator(commands: Iterable[Args | Command]) -> Iterator[Args | Command]:
+    """A lone command would be taken letter by letter."""
+    if isinstance(commands, (str, bytes, os.PathLike, Command)):
+        raise TypeError(f"commands must be an iterable of commands, not {commands!r}")
+    return iter(commands)
+
+
 class Launcher:
     """Options made ready for the native core, for any number of commands."""
 
     def __init__(self, options: SpawnOptions, *, leftovers: str = "kill", collect: bool = False) -> None:
         """With ``collect`` there is nobody to hand a pipe to: PIPE means CAPTURE."""
         self.options = options
-        get = options.get
+        # A TypedDict's own `get` has no type once it has another name.
+        get: Callable[..., Any] = options.get
         if get("preexec_fn") is not None:
             raise ValueError(
                 "preexec_fn is refused: no Python runs between fork and exec; use cwd, env, umask, user, group, "
@@ -148,29 +176,42 @@ class Launcher:
             raise ValueError("close_fds=False is refused: name the descriptors to be inherited in pass_fds")
         if leftovers not in ("kill", "keep", "error"):
             raise ValueError(f"leftovers must be 'kill', 'keep' or 'error', not {leftovers!r}")
-        self.encoding = get("encoding")
-        self.errors = get("errors")
+        self.encoding: str | None = get("encoding")
+        self.errors: str | None = get("errors")
         self.text = bool(get("text") or get("universal_newlines") or self.encoding or self.errors)
-        if get("text") is not None and get("universal_newlines") is not None:
-            if bool(get("text")) != bool(get("universal_newlines")):
-                raise subprocess.SubprocessError("text and universal_newlines are different: give one of them")
-        self.bufsize = get("bufsize", -1)
-        if not isinstance(self.bufsize, int):
-            raise TypeError("bufsize must be an integer")
+        text, newlines = get("text"), get("universal_newlines")
+        if text is not None and newlines is not None and bool(text) != bool(newlines):
+            raise subprocess.SubprocessError("text and universal_newlines are different: give one of them")
+        if self.text:
+            # The streams are opened when the process runs already; it is too late then.
+            codecs.lookup(self.encoding or _default_encoding())
+            codecs.lookup_error(self.errors or "strict")
+        self.bufsize = _size(get("bufsize"), "bufsize")
         self.shell = bool(get("shell"))
-        self.executable = get("executable")
-        self.timeout = get("timeout")
+        self.executable: StrOrBytes | None = get("executable")
+        self.timeout: float | None = get("timeout")
         self.leftovers = leftovers
         self.native = self._native(collect)
+        if self.bufsize == 1 and not self.text and not collect:
+            warnings.warn(
+                "line buffering (bufsize=1) isn't supported in binary mode", RuntimeWarning, stacklevel=3
+            )
 
     def _native(self, collect: bool) -> _native.Options:
-        get = self.options.get
+        get: Callable[..., Any] = self.options.get
         data = get("input")
         stdin = _descriptor(get("stdin"))
         if data is not None:
             if get("stdin") is not None:
                 raise ValueError("stdin and input may not both be used")
             stdin = PIPE
+        payload = None if data is None else self.encode(data)
+        if collect:
+            if get("suspended"):
+                raise ValueError("suspended=True needs spawn: here nobody could resume it")
+            if stdin == PIPE and payload is None:
+                # Nobody to write: its end is closed, as `subprocess.run` does.
+                payload = b""
         streams = [_descriptor(get("stdout")), _descriptor(get("stderr"))]
         if collect:
             streams = [CAPTURE if stream == PIPE else stream for stream in streams]
@@ -181,6 +222,8 @@ class Launcher:
         if group is not None and group < 0:
             raise ValueError("process_group can't be negative")
         groups = get("extra_groups")
+        if isinstance(groups, str):
+            raise ValueError("extra_groups must be a list, not a string")
         return _native.Options(
             stdin=stdin,
             stdout=streams[0],
@@ -194,12 +237,12 @@ class Launcher:
             umask=get("umask", -1),
             uid=_user_id(get("user"), "user"),
             gid=_user_id(get("group"), "group"),
-            groups=None if groups is None else [_user_id(group, "group") for group in groups],
+            groups=None if groups is None else [_group_id(each) for each in groups],
             new_session=bool(get("start_new_session")),
             process_group=-1 if group is None else group,
-            pipe_size=get("pipesize", -1),
+            pipe_size=_size(get("pipesize"), "pipesize"),
             max_output=max_output,
-            input=None if data is None else self.encode(data),
+            input=payload,
             timeout=self.timeout,
             grace=get("grace", 0.0),
             leftovers=int(self.leftovers == "keep"),
@@ -208,7 +251,11 @@ class Launcher:
     def argv(self, args: Args) -> Sequence[StrOrBytes]:
         """The argument list, by the rules of `subprocess` on POSIX."""
         if isinstance(args, (str, bytes, os.PathLike)):
+            if self.shell and isinstance(args, os.PathLike):
+                raise TypeError("path-like args is not allowed when shell is true")
             args = [args]
+        elif not isinstance(args, Iterable):
+            raise TypeError(f"args must be a string or a sequence of arguments, not {args!r}")
         if self.shell:
             return [self.executable or "/bin/sh", "-c", *args]
         return args

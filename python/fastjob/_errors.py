@@ -17,14 +17,13 @@ class JobError(Exception):
     """
 
     step: str | None = None
-    errno: int | None = None
+    # No default in the class: it would hide OSError's in `SpawnError`.
+    errno: int | None
 
     def __init__(self, message: str, *, step: str | None = None, errno: int | None = None) -> None:
         super().__init__(message)
-        if step is not None:
-            self.step = step
-        if errno is not None:
-            self.errno = errno
+        self.step = step
+        self.errno = errno
 
 
 class JobClosed(JobError, ValueError):
@@ -76,6 +75,9 @@ class LeftoverError(JobError):
         names = ", ".join(f"{left.pid} ({' '.join(left.args)})" for left in completed.leftovers)
         super().__init__(f"{completed.args!r} left running: {names}")
         self.completed = completed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.completed,)
 
 
 class TimeoutExpired(subprocess.TimeoutExpired, TimeoutError):

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from . import _native
-from ._command import CAPTURE, Args, Command, Launcher, SpawnOptions
+from ._command import CAPTURE, Args, Command, Launcher, SpawnOptions, command_iterator
 from ._errors import TimeoutExpired, Unsupported
-from ._map import JobMap, check as check_result, timeout_expired
+from ._map import JobMap, timeout_expired
+from ._map import check as check_result
 from ._process import Process
 from ._results import (
     CompletedProcess,
@@ -62,9 +63,13 @@ class Job:
             raise ValueError(f"interrupt must be 'forward' or 'isolate', not {interrupt!r}")
         if require is not None and not isinstance(require, Containment):
             raise TypeError(f"require must be a Containment, not {require!r}")
+        if parent is not None and not isinstance(parent, Job):
+            raise TypeError(f"parent must be a Job, not {parent!r}")
         self._parent = parent
         native_parent = None if parent is None else parent._native
-        self._native = _native.Job(native_parent, kill_on_close, interrupt == "isolate", _disabled())
+        self._native: _native.Job = _native.Job(
+            native_parent, kill_on_close, interrupt == "isolate", _disabled()
+        )
         if require is not None and require._rank() < self.containment._rank():
             held, reason = self.containment, self.containment_reason
             self._native.close()
@@ -110,13 +115,15 @@ class Job:
         """Start all at once. If one fails, those that were started are killed and its error is raised."""
         default = Launcher({})
         prepared = []
-        for command in commands:
+        for command in command_iterator(commands):
             if not isinstance(command, Command):
                 command = Command(command)
             launcher = Launcher(command.options) if command.options else default
             prepared.append((command.args, launcher))
-        natives = self._native.spawn_many([(launcher.argv(args), launcher.native) for args, launcher in prepared])
-        return [Process(native, self, *what) for native, what in zip(natives, prepared)]
+        natives = self._native.spawn_many(
+            [(launcher.argv(args), launcher.native) for args, launcher in prepared]
+        )
+        return [Process(native, self, *what) for native, what in zip(natives, prepared, strict=True)]
 
     def run(
         self,
@@ -267,6 +274,8 @@ class Job:
         queue = _native.Queue()
         count = 0
         for process in processes:
+            if not isinstance(process, Process):
+                raise TypeError(f"processes must be of this package, not {process!r}")
             queue.add(process._native, process)
             count += 1
         end = None if timeout is None else time.monotonic() + timeout

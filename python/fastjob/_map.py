@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 from . import _native
-from ._command import Args, Command, Launcher, SpawnOptions
+from ._command import Args, Command, Launcher, SpawnOptions, command_iterator
 from ._errors import LeftoverError, TimeoutExpired
 from ._results import CompletedProcess
 
@@ -46,7 +46,7 @@ class JobMap(Iterator[CompletedProcess]):
     ) -> None:
         self._job = job
         self._native = native
-        self._commands: Iterator[Args | Command] | None = iter(commands)
+        self._commands: Iterator[Args | Command] | None = command_iterator(commands)
         self._options = options
         self._leftovers = leftovers
         self._check = check
@@ -60,14 +60,15 @@ class JobMap(Iterator[CompletedProcess]):
 
     def __next__(self) -> CompletedProcess:
         try:
-            found = None
+            found: tuple[_native.Process, object] | None = None
             while found is None:
                 self._refill()
                 found = self._native.next()
                 if found is None and self._commands is None:
                     self._native.close()
                     raise StopIteration
-            process, (command, launcher) = found
+            process, token = found
+            command, launcher = cast(tuple[Command, Launcher], token)
             completed = CompletedProcess(command, process, launcher)
             if self._check or self._leftovers == "error":
                 check(completed, launcher, status=self._check)

@@ -1,4 +1,5 @@
 """The Rust core as the façade sees it. Not public."""
+
 from collections.abc import Sequence
 from os import PathLike
 
@@ -24,7 +25,7 @@ class Options:
         stdout: int = -5,
         stderr: int = -5,
         cwd: _Arg | None = None,
-        env: Sequence[bytes] | None = None,      # b"KEY=VALUE"
+        env: Sequence[bytes] | None = None,  # b"KEY=VALUE"
         executable: _Arg | None = None,
         pass_fds: Sequence[int] = (),
         suspended: bool = False,
@@ -36,11 +37,11 @@ class Options:
         new_session: bool = False,
         process_group: int = -1,
         pipe_size: int = -1,
-        max_output: int | None = None,           # per stream; None: no bound
+        max_output: int | None = None,  # per stream; None: no bound
         input: bytes | None = None,  # needs stdin=-1; fed in the background, then closed
-        timeout: float | None = None,            # seconds; <= 0: already over
+        timeout: float | None = None,  # seconds; <= 0: already over
         grace: float = 0.0,
-        leftovers: int = 0,                      # isolated runs: 0 kill, 1 keep
+        leftovers: int = 0,  # isolated runs: 0 kill, 1 keep
     ) -> Options: ...
 
 class Job:
@@ -48,7 +49,7 @@ class Job:
         cls, parent: Job | None, kill_on_close: bool, isolate_interrupt: bool, disable: Sequence[str]
     ) -> Job: ...
     @property
-    def containment(self) -> tuple[str, str]: ...      # ("cgroup"|"subreaper", reason)
+    def containment(self) -> tuple[str, str]: ...  # ("cgroup"|"subreaper", reason)
     @property
     def closed(self) -> bool: ...
     @property
@@ -62,7 +63,9 @@ class Job:
     def processes(self) -> list[tuple[int, int, str, bytes | None, list[bytes], float, float, float, int]]:
         """(pid, ppid, name, exe, cmdline, create_time, user_time, system_time, rss)"""
     def signal(self, signal: int) -> list[int]: ...
-    def stop(self, ladder: Sequence[tuple[int, float]], timeout: float) -> tuple[list[tuple[int, list[int]]], list[int]]:
+    def stop(
+        self, ladder: Sequence[tuple[int, float]], timeout: float
+    ) -> tuple[list[tuple[int, list[int]]], list[int]]:
         """Each rung, then SIGKILL; ([(signal, pids ended)], already gone). Raises KillFailed after `timeout` s of killing."""
     def suspend(self) -> None: ...
     def resume(self) -> None: ...
@@ -78,7 +81,7 @@ class Process:
         """returncode, or None when the time is over. Raises JobError when the supervisor is lost."""
     def wait_done(self, timeout: float | None) -> bool:
         """Exited, its captured output collected, and (isolated) its job empty."""
-    def send_signal(self, signal: int) -> bool: ...     # False: already ended
+    def send_signal(self, signal: int) -> bool: ...  # False: already ended
     def kill_tree(self) -> list[int]: ...
     def fileno(self) -> int: ...
     def take_stream(self, stream: int) -> int:
@@ -128,7 +131,7 @@ class Map:
     def submit(self, argv: Sequence[_Arg], options: Options, token: object) -> None: ...
     def next(self) -> tuple[Process, object] | None:
         """The next finished command; None when nothing is submitted. Blocks, interruptibly."""
-    def ready(self) -> int: ...                         # finished ones that next() would give without blocking
+    def ready(self) -> int: ...  # finished ones that next() would give without blocking
     def close(self) -> None:
         """Kill what runs, drop what waits; returns when nothing of it is alive."""
 

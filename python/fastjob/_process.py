@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import signal
-import warnings
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -34,16 +33,20 @@ class Process:
         self._native = native
         self._launcher = launcher
         self._communicating = False
+        self._buffered: dict[int, Any] = {}
         self.job = job
         """The job it was started in; it stays open at least as long as this object is there."""
         self.args = args
         self.pid = native.pid
-        self._open_streams()
+        try:
+            self._open_streams()
+        except BaseException:
+            # It runs already, and nobody would have it.
+            native.cancel()
+            raise
 
     def _open_streams(self) -> None:
         launcher, bufsize = self._launcher, self._launcher.bufsize
-        if bufsize == 1 and not launcher.text:
-            warnings.warn("line buffering (bufsize=1) isn't supported in binary mode", RuntimeWarning, stacklevel=4)
         line_buffering = bufsize == 1
         if line_buffering:
             bufsize = -1
@@ -51,12 +54,12 @@ class Process:
             fd = self._native.take_stream(number)
             if fd < 0:
                 continue
-            stream: IO[Any] = open(fd, "rb" if number else "wb", bufsize)
+            stream: IO[Any] = open(fd, "rb" if number else "wb", bufsize)  # noqa: SIM115
             if launcher.text:
                 wrap: dict[str, Any] = {"encoding": launcher.encoding, "errors": launcher.errors}
                 if number == 0:
                     wrap |= {"write_through": True, "line_buffering": line_buffering}
-                stream = io.TextIOWrapper(stream, **wrap)  # type: ignore[type-var]
+                stream = io.TextIOWrapper(stream, **wrap)
             setattr(self, name, stream)
 
     # --- as subprocess.Popen ---
@@ -95,13 +98,22 @@ class Process:
             self._feed(input)
             for number, stream in ((1, self.stdout), (2, self.stderr)):
                 if stream is not None and not stream.closed:
-                    self._native.capture(number, stream.fileno())
+                    self._collect(number, stream)
         if not self._native.wait_done(timeout):
             raise TimeoutExpired(self.args, timeout or 0.0, self.output, self.error_output)
         for stream in (self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
         return self.output, self.error_output
+
+    def _collect(self, number: int, stream: IO[Any]) -> None:
+        """Hand a pipe to the core, after what the caller's own reads left in the file object's buffer."""
+        descriptor = stream.fileno()
+        self._native.capture(number, descriptor)
+        with open(os.devnull, "rb") as null:
+            # The buffer's end is then the file's end, and reading it can't wait.
+            os.dup2(null.fileno(), descriptor, inheritable=False)
+        self._buffered[number] = stream.read()
 
     def _feed(self, input: Any) -> None:
         if self.stdin is None or self.stdin.closed:
@@ -132,14 +144,16 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the streams, then wait."""
+        """Close the streams, then wait, unless Ctrl-C was pressed."""
         for stream in (self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
         if self.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.stdin.close()
-        self.wait()
+        # Ctrl-C must not be held up by a child that ignores it; the exit is collected all the same.
+        if kind is not KeyboardInterrupt:
+            self.wait()
 
     # --- beyond it ---
 
@@ -173,7 +187,9 @@ class Process:
 
     def _output(self, stream: int) -> Any:
         partial = self._native.poll() is None or self._native.output_stats(stream)[1] > 0
-        return self._launcher.decode(self._native.output(stream), partial=partial)
+        output = self._launcher.decode(self._native.output(stream), partial=partial)
+        buffered = self._buffered.get(stream)
+        return buffered + output if buffered else output
 
     @property
     def total_bytes(self) -> int:

@@ -42,7 +42,7 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         Error::Interrupted => job_error("JobError", "interrupted".into()),
         Error::Invalid(message) => Ok(PyValueError::new_err(message.to_string())),
         Error::Unsupported(message) => job_error("Unsupported", message.to_string()),
-        Error::Start { step, errno, file } => start(py, step.describe(), *errno, file),
+        Error::Start { step, errno, file } => start(py, step.describe(), *errno, file.as_deref()),
         Error::Exhausted { step, errno } => {
             let what = resource(*errno).unwrap_or("resources");
             let message = format!(
@@ -82,12 +82,11 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
 }
 
 /// What `subprocess` raises: the errno decides the class.
-fn start(py: Python<'_>, step: &str, errno: i32, file: &[u8]) -> PyResult<PyErr> {
+fn start(py: Python<'_>, step: &str, errno: i32, file: Option<&[u8]>) -> PyResult<PyErr> {
     let reason = describe(py, errno)?;
-    let error = if file.is_empty() {
-        py.get_type::<PyOSError>().call1((errno, format!("failed to {step}: {reason}")))?
-    } else {
-        py.get_type::<PyOSError>().call1((errno, reason, OsString::from_vec(file.to_vec())))?
+    let error = match file {
+        None => py.get_type::<PyOSError>().call1((errno, format!("failed to {step}: {reason}")))?,
+        Some(file) => py.get_type::<PyOSError>().call1((errno, reason, OsString::from_vec(file.to_vec())))?,
     };
     Ok(PyErr::from_value(error))
 }

@@ -106,12 +106,15 @@ fn start_errors_name_the_file() {
     let job = job(0);
     let failed = start(&job, &["/nonexistent/program"], options()).err().expect("an error");
     assert!(
-        matches!(&failed, Error::Start { errno: 2, file, .. } if file == b"/nonexistent/program"),
+        matches!(&failed, Error::Start { errno: 2, file: Some(file), .. } if file == b"/nonexistent/program"),
         "{failed:?}"
     );
     let directory = Options { directory: b"/nonexistent\0".to_vec(), ..options() };
     let failed = start(&job, &["true"], directory).err().expect("an error");
-    assert!(matches!(&failed, Error::Start { errno: 2, file, .. } if file == b"/nonexistent"), "{failed:?}");
+    assert!(
+        matches!(&failed, Error::Start { errno: 2, file: Some(file), .. } if file == b"/nonexistent"),
+        "{failed:?}"
+    );
     stop::close(&job, LONG, &mut uninterrupted).unwrap();
 }
 

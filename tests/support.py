@@ -266,16 +266,22 @@ class Talker:
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )
         self.pid = self.process.pid
+        self.heard = b""
 
     def hear(self, deadline: float = DEADLINE) -> Any:
         """The next line; a failure with its traceback when the program ended instead."""
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], deadline)
-        assert ready, f"{self.process.args} says nothing"
-        line = self.process.stdout.readline()
-        if not line:
-            _, told = self.process.communicate(timeout=DEADLINE)
-            raise AssertionError(f"{self.process.args} ended: {self.process.returncode}\n{told}")
+        # By the descriptor: a line that a file object has buffered would make no select ready.
+        fd = self.process.stdout.fileno()
+        while b"\n" not in self.heard:
+            ready, _, _ = select.select([fd], [], [], deadline)
+            assert ready, f"{self.process.args} says nothing"
+            more = os.read(fd, 1 << 16)
+            if not more:
+                _, told = self.process.communicate(timeout=DEADLINE)
+                raise AssertionError(f"{self.process.args} ended: {self.process.returncode}\n{told}")
+            self.heard += more
+        line, _, self.heard = self.heard.partition(b"\n")
         return json.loads(line)
 
     def say(self, text: str = "go") -> None:

@@ -1,7 +1,7 @@
 """Run real test programs, each contained, with a timeout, many at once.
 
-    python examples/harness.py                    # test files of this Python's own `test` package
-    python examples/harness.py --commands FILE    # one command per line
+python examples/harness.py                    # test files of this Python's own `test` package
+python examples/harness.py --commands FILE    # one command per line
 """
 
 from __future__ import annotations
@@ -22,32 +22,127 @@ from typing import TextIO
 from fastjob import Command, CompletedProcess, Job, Reason
 
 # Quick ones, and those that start processes: the interesting ones for a harness.
-CPYTHON_TESTS = """
-test_argparse test_array test_ast test_atexit test_base64 test_bisect test_bool test_builtin test_bytes test_c_locale_coercion
-test_cmd_line test_cmd_line_script test_code_module test_collections test_compile test_contextlib test_copy test_csv test_dataclasses
-test_dict test_dis test_doctest test_enum test_eof test_epoll test_exceptions test_faulthandler test_fcntl test_file_eintr test_float
-test_fork1 test_functools test_genericpath test_getpass test_glob test_hash test_heapq test_importlib test_inspect test_io test_iter
-test_itertools test_json test_keyword test_kqueue test_list test_mmap test_module test_multiprocessing_main_handling test_openpty
-test_operator test_os test_pathlib test_pdb test_pickle test_pipes test_pkg test_platform test_poll test_popen test_posix test_pty
-test_pwd test_queue test_quopri test_random test_re test_regrtest test_repl test_resource test_runpy test_sched test_select
-test_selectors test_set test_shelve test_shlex test_shutil test_signal test_site test_socket test_sqlite3 test_stat test_string
-test_struct test_subprocess test_support test_sys test_sysconfig test_tempfile test_thread test_threading test_threadsignals
-test_time test_traceback test_unittest test_uuid test_venv test_wait3 test_wait4 test_weakref test_zipfile
-""".split()
+CPYTHON_TESTS = [
+    "test_argparse",
+    "test_array",
+    "test_ast",
+    "test_atexit",
+    "test_base64",
+    "test_bisect",
+    "test_bool",
+    "test_builtin",
+    "test_bytes",
+    "test_c_locale_coercion",
+    "test_cmd_line",
+    "test_cmd_line_script",
+    "test_code_module",
+    "test_collections",
+    "test_compile",
+    "test_contextlib",
+    "test_copy",
+    "test_csv",
+    "test_dataclasses",
+    "test_dict",
+    "test_dis",
+    "test_doctest",
+    "test_enum",
+    "test_eof",
+    "test_epoll",
+    "test_exceptions",
+    "test_faulthandler",
+    "test_fcntl",
+    "test_file_eintr",
+    "test_float",
+    "test_fork1",
+    "test_functools",
+    "test_genericpath",
+    "test_getpass",
+    "test_glob",
+    "test_hash",
+    "test_heapq",
+    "test_importlib",
+    "test_inspect",
+    "test_io",
+    "test_iter",
+    "test_itertools",
+    "test_json",
+    "test_keyword",
+    "test_kqueue",
+    "test_list",
+    "test_mmap",
+    "test_module",
+    "test_multiprocessing_main_handling",
+    "test_openpty",
+    "test_operator",
+    "test_os",
+    "test_pathlib",
+    "test_pdb",
+    "test_pickle",
+    "test_pipes",
+    "test_pkg",
+    "test_platform",
+    "test_poll",
+    "test_popen",
+    "test_posix",
+    "test_pty",
+    "test_pwd",
+    "test_queue",
+    "test_quopri",
+    "test_random",
+    "test_re",
+    "test_regrtest",
+    "test_repl",
+    "test_resource",
+    "test_runpy",
+    "test_sched",
+    "test_select",
+    "test_selectors",
+    "test_set",
+    "test_shelve",
+    "test_shlex",
+    "test_shutil",
+    "test_signal",
+    "test_site",
+    "test_socket",
+    "test_sqlite3",
+    "test_stat",
+    "test_string",
+    "test_struct",
+    "test_subprocess",
+    "test_support",
+    "test_sys",
+    "test_sysconfig",
+    "test_tempfile",
+    "test_thread",
+    "test_threading",
+    "test_threadsignals",
+    "test_time",
+    "test_traceback",
+    "test_unittest",
+    "test_uuid",
+    "test_venv",
+    "test_wait3",
+    "test_wait4",
+    "test_weakref",
+    "test_zipfile",
+]
 
 MARKS = {True: "pass", False: "FAIL"}
 
 
 def cpython_tests() -> list[tuple[str, list[str]]]:
     """(name, command) of each of the files above that this Python has."""
-    if importlib.util.find_spec("test.support") is None:
+    spec = importlib.util.find_spec("test")
+    if (
+        spec is None
+        or not spec.submodule_search_locations
+        or importlib.util.find_spec("test.support") is None
+    ):
         sys.exit(
             f"{sys.executable} has no `test` package: install it (Debian: libpython3-testsuite), "
             "take another Python, or give --commands FILE"
         )
-    import test
-
-    root = Path(next(iter(test.__path__)))
+    root = Path(spec.submodule_search_locations[0])
     found = [name for name in CPYTHON_TESTS if (root / f"{name}.py").exists() or (root / name).is_dir()]
     return [(name, [sys.executable, "-m", "test", name]) for name in found]
 
@@ -109,7 +204,8 @@ def describe(name: str, result: CompletedProcess) -> str:
 
 def summary(names: dict[int, str], results: list[CompletedProcess], seconds: float) -> str:
     count = Counter(
-        "timed out" if r.reason is Reason.TIMEOUT else "passed" if r.returncode == 0 else "failed" for r in results
+        "timed out" if r.reason is Reason.TIMEOUT else "passed" if r.returncode == 0 else "failed"
+        for r in results
     )
     leaked = sum(bool(r.leftovers) for r in results)
     slow = sorted(results, key=lambda r: -(r.duration or 0.0))[:3]
@@ -120,7 +216,8 @@ def summary(names: dict[int, str], results: list[CompletedProcess], seconds: flo
             f"{len(results)} run in {seconds:.1f} s: {count['passed']} passed, {count['failed']} failed, "
             f"{count['timed out']} timed out, {leaked} leaked",
             "slowest:  " + ", ".join(f"{names[id(r.command)]} {r.duration or 0:.1f} s" for r in slow),
-            "heaviest: " + ", ".join(f"{names[id(r.command)]} {r.usage.max_rss >> 20} MiB" for r in heavy if r.usage),
+            "heaviest: "
+            + ", ".join(f"{names[id(r.command)]} {r.usage.max_rss >> 20} MiB" for r in heavy if r.usage),
         ]
     )
 
@@ -150,7 +247,12 @@ def run(tests: list[tuple[str, list[str]]], options: argparse.Namespace) -> int:
         )
         try:
             for result in job.map(
-                commands(), concurrency=options.jobs, timeout=options.timeout, grace=2.0, stdin=-3, errors="replace"
+                commands(),
+                concurrency=options.jobs,
+                timeout=options.timeout,
+                grace=2.0,
+                stdin=-3,
+                errors="replace",
             ):
                 name = names[id(result.command)]
                 running.pop(name, None)
@@ -168,9 +270,13 @@ def run(tests: list[tuple[str, list[str]]], options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--commands", metavar="FILE", help="run these instead: one command per line")
-    parser.add_argument("-j", "--jobs", type=int, default=2 * (os.cpu_count() or 1), help="at once (%(default)s)")
+    parser.add_argument(
+        "-j", "--jobs", type=int, default=2 * (os.cpu_count() or 1), help="at once (%(default)s)"
+    )
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each (%(default)s)")
     parser.add_argument("--match", default="", help="only those whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="show the end of failing output")

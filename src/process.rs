@@ -297,7 +297,10 @@ impl Process {
             output.drain(scratch);
         }
         state.close_input();
-        state.leftovers = ended.leftovers;
+        // After a timeout those are being ended with it, and were not left running.
+        if !state.timed_out {
+            state.leftovers = ended.leftovers;
+        }
         state.end = Some(End::Exited(ended.exit));
         let done = !self.isolated || ended.exit.empty || self.options.keep_leftovers;
         drop(state);

@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-import platforms
 import pytest
-import support
 
+import platforms
+import support
 from fastjob import Containment, Job
 
 TEST_LIMIT = 120.0
@@ -80,9 +80,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     # The last resort also where pytest-timeout is there: later than that, and without help
     # from the interpreter.
     grace = 60.0 if item.config.pluginmanager.hasplugin("timeout") else 0.0
-    faulthandler.dump_traceback_later(
-        TEST_LIMIT + grace, exit=True, file=item.config.stash[_stderr]
-    )
+    faulthandler.dump_traceback_later(TEST_LIMIT + grace, exit=True, file=item.config.stash[_stderr])
     try:
         return (yield)
     finally:
@@ -145,14 +143,9 @@ class _Snapshot:
         ]
 
     def left(self) -> list[str]:
-        found = [
-            f"process {pid} {support.command_line(pid)}" for pid in support.marked(self.mark)
-        ]
+        found = [f"process {pid} {support.command_line(pid)}" for pid in support.marked(self.mark)]
         found += [f"helper {one}" for one in self._new_helpers()]
-        found += [
-            f"child of this process {support.stat(pid)}"
-            for pid in self._children() - self.children
-        ]
+        found += [f"child of this process {support.stat(pid)}" for pid in self._children() - self.children]
         found += [
             f"descriptor {fd} -> {target}"
             for fd, target in support.descriptors().items()

@@ -29,7 +29,7 @@ def no_compiler() -> bool:
     return support.compiler() is None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def no_cgroup() -> bool:
     """Tried by doing it: a mount that looks writable may still refuse (man 7 cgroups)."""
     own = support.own_cgroup()
@@ -46,7 +46,7 @@ def no_cgroup() -> bool:
         probe.rmdir()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def no_pid_namespace() -> bool:
     if shutil.which("unshare") is None:
         return True

@@ -244,15 +244,12 @@ def program(
     done = subprocess.run(
         [*prefix, *owner(name, *args)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=deadline,
         env=owner_environment(),
     )
-    assert done.returncode == 0, (
-        f"{name} {args} returned {done.returncode}\n{done.stdout}\n{done.stderr}"
-    )
+    assert done.returncode == 0, f"{name} {args} returned {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
@@ -317,7 +314,7 @@ def compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(name: str) -> str:
     """Path of tests/children/NAME.c, compiled once a machine; readable by every user."""
     source = CHILDREN / f"{name}.c"
@@ -346,7 +343,7 @@ def short_lived() -> str:
 # --- control groups ---------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def cgroup2_mount() -> Path | None:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")

@@ -6,9 +6,9 @@ import errno
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import descriptors
 
 from fastjob import CAPTURE, STDOUT, Command, Containment, Job, JobClosed, JobError
+from support import descriptors
 
 CALLS: tuple[tuple[type[BaseException], Callable[[Job], object]], ...] = (
     (ValueError, lambda job: job.spawn([])),

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+from fastjob import DEVNULL, PIPE, Command, Containment, Job, Unsupported
 from support import (
     Watch,
     alive,
@@ -26,8 +28,6 @@ from support import (
     until,
     zombies,
 )
-
-from fastjob import DEVNULL, PIPE, Command, Containment, Job, Unsupported
 
 Hold = Callable[[int], Watch]
 

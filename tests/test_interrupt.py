@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+
 from support import Watch, all_gone, marked, owner, owner_environment, talking, until
 
 CALLS = (

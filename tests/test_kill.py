@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+
+from fastjob import CAPTURE, PIPE, Command, Containment, Job, KillFailed, KillReport, Process, Reason
 from support import (
     PID_NAMESPACE,
     Talker,
@@ -27,8 +29,6 @@ from support import (
     talking,
     until,
 )
-
-from fastjob import CAPTURE, PIPE, Command, Containment, Job, KillFailed, KillReport, Process, Reason
 
 Hold = Callable[[int], Watch]
 SLEEP = ["sleep", "300"]
@@ -80,9 +80,7 @@ def test_wrapper_and_its_tree_are_dead(job: Job) -> None:
 
 
 def test_control_kill_of_the_wrapper_leaves_its_tree(watch: Hold) -> None:
-    wrapper = subprocess.Popen(
-        ["sh", "-c", "sleep 300 & echo $!; wait"], stdout=subprocess.PIPE, text=True
-    )
+    wrapper = subprocess.Popen(["sh", "-c", "sleep 300 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
     assert wrapper.stdout is not None
     held = watch(int(wrapper.stdout.readline()))
     wrapper.kill()
@@ -364,9 +362,10 @@ def test_suspend_stops_the_tree_and_resume_lets_it_go_on(job: Job) -> None:
     script = "setsid cat <&3 >&4 & wait"
     inner_read, inner_write = os.pipe()
     outer_read, outer_write = os.pipe()
-    ends = [os.fdopen(fd, mode, buffering=0) for fd, mode in (
-        (inner_read, "rb"), (inner_write, "wb"), (outer_read, "rb"), (outer_write, "wb")
-    )]
+    ends = [
+        os.fdopen(fd, mode, buffering=0)
+        for fd, mode in ((inner_read, "rb"), (inner_write, "wb"), (outer_read, "rb"), (outer_write, "wb"))
+    ]
     argv = [
         *[sys.executable, "-S", "-E", "-c"],
         "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "

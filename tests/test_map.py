@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import program, short_lived
 
 from fastjob import (
     DEVNULL,
@@ -19,6 +18,7 @@ from fastjob import (
     Reason,
     TimeoutExpired,
 )
+from support import program, short_lived
 
 
 def numbered(count: int) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support import Watch, all_gone, guard_of, job_cgroups, marked, owner, supervisor_of, talking, until
 
 Hold = Callable[[int], Watch]
@@ -79,7 +80,9 @@ def test_kill_at_a_random_moment(victim: str, seed: int, mark: str) -> None:
         else:
             os.kill(talker.pid, signal.SIGKILL)
     until(lambda: marked(mark) == [], "nothing carries the mark")
-    until(lambda: not [group for group in job_cgroups() if str(talker.pid) in group.name], "no cgroup is left")
+    until(
+        lambda: not [group for group in job_cgroups() if str(talker.pid) in group.name], "no cgroup is left"
+    )
 
 
 def test_supervisor_and_guard_killed_at_once(mark: str) -> None:
@@ -90,5 +93,8 @@ def test_supervisor_and_guard_killed_at_once(mark: str) -> None:
         os.kill(guard, signal.SIGKILL)
         os.kill(supervisor, signal.SIGKILL)
         until(lambda: [pid for pid in marked(mark) if pid != talker.pid] == [], "members are dead")
-        until(lambda: not [group for group in job_cgroups() if str(talker.pid) in group.name], "no cgroup is left")
+        until(
+            lambda: not [group for group in job_cgroups() if str(talker.pid) in group.name],
+            "no cgroup is left",
+        )
     until(lambda: marked(mark) == [], "nothing carries the mark")

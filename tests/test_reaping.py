@@ -7,9 +7,9 @@ import os
 import subprocess
 
 import pytest
-from support import PID_NAMESPACE, compiled, descriptors, program, short_lived, until, zombies
 
 from fastjob import Job
+from support import PID_NAMESPACE, compiled, descriptors, program, short_lived, until, zombies
 
 SCENARIOS = (
     "sigchld_ignored",

@@ -7,7 +7,6 @@ import signal
 import subprocess
 
 import pytest
-from support import program
 
 from fastjob import (
     CAPTURE,
@@ -20,6 +19,7 @@ from fastjob import (
     Reason,
     TimeoutExpired,
 )
+from support import program
 
 
 def test_results(job: Job) -> None:

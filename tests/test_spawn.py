@@ -12,9 +12,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import descriptors, program, short_lived
 
 from fastjob import CAPTURE, DEVNULL, PIPE, STDOUT, Command, Job
+from support import descriptors, program, short_lived
 
 SHOW = [sys.executable, "-S", "-E", "-c"]
 
@@ -96,7 +96,9 @@ def test_umask_session_and_group(job: Job, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_user_and_groups(job: Job) -> None:
     show = ["sh", "-c", "id -u; id -g; id -G"]
-    assert output(job, show, user=12345, group=23456, extra_groups=[5, "daemon"]) == b"12345\n23456\n23456 1 5\n"
+    assert (
+        output(job, show, user=12345, group=23456, extra_groups=[5, "daemon"]) == b"12345\n23456\n23456 1 5\n"
+    )
     assert output(job, ["id", "-un"], user="nobody") == b"nobody\n"
 
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support import program
 
 from fastjob import CAPTURE, PIPE, STDOUT, Job, TimeoutExpired
+from support import program
 
 # Far less than the grandchild that holds the pipe lives, far more than anything here takes.
 HELD, SOON = "60", 30.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
-from support import short_lived
 
 from fastjob import PIPE, Job, TimeoutExpired
+from support import short_lived
 
 
 def test_poll_and_wait(job: Job) -> None:

@@ -83,8 +83,6 @@ class LeftoverError(JobError):
 class TimeoutExpired(subprocess.TimeoutExpired, TimeoutError):
     """The time was over. ``output`` and ``stderr`` have what there is, in the type asked for."""
 
-    leftovers: tuple[Any, ...] = ()
-
     def __init__(self, cmd: Any, timeout: float, output: Any = None, stderr: Any = None) -> None:
         super().__init__(cmd, timeout, output, stderr)
         # OSError's constructor leaves them empty, and with them the repr and the pickle.

@@ -26,9 +26,7 @@ def check(completed: CompletedProcess, launcher: Launcher, *, status: bool) -> N
 
 
 def timeout_expired(completed: CompletedProcess, launcher: Launcher) -> TimeoutExpired:
-    error = TimeoutExpired(completed.args, launcher.timeout or 0.0, completed.stdout, completed.stderr)
-    error.leftovers = completed.leftovers
-    return error
+    return TimeoutExpired(completed.args, launcher.timeout or 0.0, completed.stdout, completed.stderr)
 
 
 class JobMap(Iterator[CompletedProcess]):

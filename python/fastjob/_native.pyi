@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import final
+
+__all__ = ["Job", "Map", "Options", "Process", "Queue", "__version__", "close_all", "configure"]
 
 __version__: str
 
@@ -13,6 +16,7 @@ def configure(supervisor: str) -> None:
 def close_all() -> None:
     """Close every open kill-on-close job of this process (interpreter exit)."""
 
+@final
 class Options:
     """How to start: parsed and validated once, shared by any number of commands.
 
@@ -21,29 +25,30 @@ class Options:
     def __new__(
         cls,
         *,
-        stdin: int = -5,
-        stdout: int = -5,
-        stderr: int = -5,
-        cwd: _Arg | None = None,
-        env: Sequence[bytes] | None = None,  # b"KEY=VALUE"
-        executable: _Arg | None = None,
-        pass_fds: Sequence[int] = (),
-        suspended: bool = False,
-        restore_signals: bool = True,
-        umask: int = -1,
-        uid: int = -1,
-        gid: int = -1,
-        groups: Sequence[int] | None = None,
-        new_session: bool = False,
-        process_group: int = -1,
-        pipe_size: int = -1,
-        max_output: int | None = None,  # per stream; None: no bound
-        input: bytes | None = None,  # needs stdin=-1; fed in the background, then closed
-        timeout: float | None = None,  # seconds; <= 0: already over
-        grace: float = 0.0,
-        leftovers: int = 0,  # isolated runs: 0 kill, 1 keep
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        cwd: _Arg | None,
+        env: Sequence[bytes] | None,  # b"KEY=VALUE"
+        executable: _Arg | None,
+        pass_fds: Sequence[int],
+        suspended: bool,
+        restore_signals: bool,
+        umask: int,
+        uid: int,
+        gid: int,
+        groups: Sequence[int] | None,
+        new_session: bool,
+        process_group: int,
+        pipe_size: int,
+        max_output: int | None,  # per stream; None: no bound
+        input: bytes | None,  # needs stdin=-1; fed in the background, then closed
+        timeout: float | None,  # seconds; <= 0: already over
+        grace: float,
+        leftovers: int,  # isolated runs: 0 kill, 1 keep
     ) -> Options: ...
 
+@final
 class Job:
     def __new__(
         cls, parent: Job | None, kill_on_close: bool, isolate_interrupt: bool, disable: Sequence[str]
@@ -54,9 +59,9 @@ class Job:
     def closed(self) -> bool: ...
     @property
     def supervisor_pid(self) -> int: ...
-    def spawn(self, argv: Sequence[_Arg], options: Options) -> Process: ...
+    def spawn(self, arguments: Sequence[_Arg], options: Options) -> Process: ...
     def spawn_many(self, commands: Sequence[tuple[Sequence[_Arg], Options]]) -> list[Process]: ...
-    def start_isolated(self, argv: Sequence[_Arg], options: Options) -> Process:
+    def start_isolated(self, arguments: Sequence[_Arg], options: Options) -> Process:
         """In a nested job of its own; the result is `done` only when nothing of it is alive (leftovers=0)."""
     def map(self, concurrency: int, ordered: bool) -> Map: ...
     def pids(self) -> list[int]: ...
@@ -73,6 +78,7 @@ class Job:
     def close(self) -> None: ...
     def detach(self) -> None: ...
 
+@final
 class Process:
     @property
     def pid(self) -> int: ...
@@ -125,16 +131,18 @@ class Process:
     @property
     def killed_by_us(self) -> bool: ...
 
+@final
 class Map:
     def room(self) -> int:
         """How many more commands may be submitted now (bounded by concurrency and results not yet taken)."""
-    def submit(self, argv: Sequence[_Arg], options: Options, token: object) -> None: ...
+    def submit(self, arguments: Sequence[_Arg], options: Options, token: object) -> None: ...
     def next(self) -> tuple[Process, object] | None:
         """The next finished command; None when nothing is submitted. Blocks, interruptibly."""
     def ready(self) -> int: ...  # finished ones that next() would give without blocking
     def close(self) -> None:
         """Kill what runs, drop what waits; returns when nothing of it is alive."""
 
+@final
 class Queue:
     """Completion queue for as_completed and wait_any."""
     def __new__(cls) -> Queue: ...

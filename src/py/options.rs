@@ -76,9 +76,8 @@ pub struct Options(pub Arc<command::Options>);
 impl Options {
     #[new]
     #[pyo3(signature = (
-        *, stdin=-5, stdout=-5, stderr=-5, cwd=None, env=None, executable=None, pass_fds=Vec::new(),
-        suspended=false, restore_signals=true, umask=-1, uid=-1, gid=-1, groups=None, new_session=false,
-        process_group=-1, pipe_size=-1, max_output=None, input=None, timeout=None, grace=0.0, leftovers=0,
+        *, stdin, stdout, stderr, cwd, env, executable, pass_fds, suspended, restore_signals, umask, uid, gid,
+        groups, new_session, process_group, pipe_size, max_output, input, timeout, grace, leftovers,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python's")]
     fn new(

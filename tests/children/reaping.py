@@ -101,14 +101,14 @@ def side_by_side() -> None:
             for start in range(0, 500, 20):
                 codes = [(start + one) % 251 for one in range(20)]
                 made = job.spawn_many([[SHORT, str(code)] for code in codes])
-                for code, process in zip(codes, made):
+                for code, process in zip(codes, made, strict=True):
                     check("fastjob", code, process.wait(timeout=60))
 
     def standard() -> None:
         for start in range(0, 500, 20):
             codes = [(start + one) % 251 for one in range(20)]
             made = [subprocess.Popen([SHORT, str(code)]) for code in codes]
-            for code, process in zip(codes, made):
+            for code, process in zip(codes, made, strict=True):
                 check("subprocess", code, process.wait(timeout=60))
 
     async def one(code: int, gate: asyncio.Semaphore) -> None:

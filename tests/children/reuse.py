@@ -60,9 +60,7 @@ def main() -> None:
             failures.append(error)
 
     with Job() as job:
-        threads = [
-            threading.Thread(target=guarded, args=(job, seed)) for seed in range(THREADS)
-        ]
+        threads = [threading.Thread(target=guarded, args=(job, seed)) for seed in range(THREADS)]
         for thread in threads:
             thread.start()
         for thread in threads:

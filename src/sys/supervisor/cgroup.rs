@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use crate::procfs::{Text, each_name};
+use crate::procfs::{Text, each_directory};
 use crate::raw::{self, Fd};
 use crate::wire::Step;
 
@@ -77,7 +77,7 @@ impl Cgroup {
         self.generation += 1;
         // If it fails no process can be started here any more, and the start says so.
         let _ = self.make_members();
-        let _ = raw::unlinkat(self.directory, before.as_c(), raw::AT_REMOVEDIR);
+        remove(self.directory, before.as_c());
     }
 
     /// Kills all members at once, forking ones too. Without `cgroup.kill` (before Linux 5.14) the
@@ -122,11 +122,8 @@ pub fn remove(parent: Fd, name: &CStr) {
             return;
         }
         if let Ok(fd) = open_directory(parent, name) {
-            each_name(fd, |inner| {
-                if inner.starts_with(NESTED) || inner.starts_with(MEMBERS) {
-                    remove(fd, Text::new(&[inner]).as_c());
-                }
-            });
+            // Members may have made some of their own.
+            each_directory(fd, |inner| remove(fd, Text::new(&[inner]).as_c()));
             raw::close(fd);
         }
         errno = raw::unlinkat(parent, name, raw::AT_REMOVEDIR).err();

@@ -11,6 +11,9 @@ use crate::wire::{disable, event};
 
 /// Milliseconds between two looks when nothing new was found.
 const SLOWEST_LOOK: i32 = 50;
+/// After so many rounds that found new ones, they are stopped first.
+const FEW_ROUNDS: u32 = 3;
+const MOST_STOP_ROUNDS: u32 = 50;
 /// Above what members may have, so that a fork bomb can't keep us from running.
 const URGENT: i32 = -20;
 
@@ -101,6 +104,7 @@ pub struct Kill {
     requests: Vec<u64>,
     signalled: BTreeMap<Pid, u64>,
     gone: Vec<Pid>,
+    rounds: u32,
     pause: i32,
     due: u64,
     niceness: i32,
@@ -131,6 +135,7 @@ impl Supervisor {
                 requests: Vec::new(),
                 signalled: BTreeMap::new(),
                 gone: Vec::new(),
+                rounds: 0,
                 pause: 1,
                 due: 0,
                 niceness,
@@ -147,10 +152,7 @@ impl Supervisor {
     pub fn continue_kill(&mut self) {
         let Some(mut kill) = self.kill.take() else { return };
         if kill.due <= raw::monotonic() {
-            if let Some(cgroup) = self.cgroup {
-                cgroup.kill();
-            }
-            let news = self.kill_quickly(&mut kill) | self.kill_below(&mut kill);
+            let news = self.kill_round(&mut kill);
             kill.pause = if news { 0 } else { (kill.pause * 2).clamp(1, SLOWEST_LOOK) };
             kill.due = raw::monotonic() + kill.pause as u64 * 1_000_000;
         }
@@ -158,6 +160,23 @@ impl Supervisor {
         if self.reap_all() {
             self.finish_kill();
         }
+    }
+
+    /// True when somebody new was found.
+    fn kill_round(&mut self, kill: &mut Kill) -> bool {
+        kill.rounds += 1;
+        if let Some(cgroup) = self.cgroup {
+            // Named before they are gone.
+            for member in self.members() {
+                kill.signalled.entry(member.pid).or_insert(0);
+            }
+            cgroup.kill();
+        } else if kill.rounds > FEW_ROUNDS {
+            // They fork faster than they die. What is stopped does not fork, and does not make
+            // room for others where their number is limited.
+            self.stop_below(None);
+        }
+        self.kill_quickly(kill) | self.kill_below(kill)
     }
 
     fn kill_quickly(&mut self, kill: &mut Kill) -> bool {
@@ -243,10 +262,10 @@ impl Supervisor {
         killed
     }
 
-    /// Sends SIGSTOP in rounds, until a round finds nobody new.
+    /// Sends SIGSTOP in rounds, until a round finds nobody new (or they come without end).
     fn stop_below(&mut self, root: Option<Pid>) -> Vec<Member> {
         let mut stopped: BTreeMap<Pid, Member> = BTreeMap::new();
-        loop {
+        for _ in 0..MOST_STOP_ROUNDS {
             let found = match root {
                 None => self.members(),
                 root => self.procfs.below(root, |_| false),
@@ -254,10 +273,11 @@ impl Supervisor {
             let mut fresh = found;
             fresh.retain(|member| stopped.get(&member.pid).is_none_or(|known| known.start != member.start));
             if self.signal_each(&fresh, raw::SIGSTOP).is_empty() {
-                return stopped.into_values().collect();
+                break;
             }
             stopped.extend(fresh.into_iter().map(|member| (member.pid, member)));
         }
+        stopped.into_values().collect()
     }
 
     /// Stops all members until `freeze(false)`.

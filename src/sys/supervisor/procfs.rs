@@ -118,15 +118,30 @@ fn numbers(path: &CStr, found: &mut Vec<Pid>) -> Option<()> {
     Some(())
 }
 
+const DT_DIR: u8 = 4;
+
+/// Calls `visit` with the name of each directory in an open one.
+pub fn each_directory(fd: Fd, mut visit: impl FnMut(&[u8])) {
+    each_entry(fd, |kind, name| {
+        if kind == DT_DIR && !name.starts_with(b".") {
+            visit(name);
+        }
+    });
+}
+
 /// Calls `visit` with each name in an open directory.
 pub fn each_name(fd: Fd, mut visit: impl FnMut(&[u8])) {
+    each_entry(fd, |_, name| visit(name));
+}
+
+fn each_entry(fd: Fd, mut visit: impl FnMut(u8, &[u8])) {
     let mut entries = [0u8; 4096];
     while let Ok(count @ 1..) = raw::getdents(fd, &mut entries) {
         let mut at = 0;
         while at + 19 < count {
             let length = usize::from(u16::from_ne_bytes([entries[at + 16], entries[at + 17]]));
             if let Ok(name) = CStr::from_bytes_until_nul(&entries[at + 19..at + length]) {
-                visit(name.to_bytes());
+                visit(entries[at + 18], name.to_bytes());
             }
             at += length.max(1);
         }

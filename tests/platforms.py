@@ -6,6 +6,7 @@ A row skips the tests it names where its condition holds. Any other skip fails t
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -68,14 +69,20 @@ class Skip:
     when: Callable[[], bool]
 
 
+def no_maturin() -> bool:
+    return importlib.util.find_spec("maturin") is None
+
+
 TABLE = (
     Skip(r"^(?!.*test_platforms)", "only Linux is done so far", not_linux),
+    Skip(r"test_user_and_groups|test_waits_for_processes", "needs root", not_root),
+    Skip(r"test_sdist_installs", "maturin is not installed here", no_maturin),
     Skip(r"[\[-]cgroup[\]-]", "no writable cgroup2 here", no_cgroup),
     Skip(r"\[pid-one\]|pid_one", "no pid namespace can be made here", no_pid_namespace),
     Skip(r"test_pid_reuse_in_a_small_namespace", "pid_max is not ours alone", no_own_pid_max),
     Skip(r"test_pid_reuse|test_fork_bomb|test_kill_failed", "needs root", not_root),
     Skip(
-        r"test_pid_reuse|test_fork_bomb|test_chain_forkers|test_fork_and_exit|pid_one_reaps",
+        r"test_pid_reuse|test_fork_bomb|test_chain_forkers|test_fork_and_exit|pid_one_reaps|test_side_by_side",
         "no C compiler",
         no_compiler,
     ),

@@ -93,7 +93,6 @@ def test_umask_session_and_group(job: Job, tmp_path: Path) -> None:
     assert (pid, os.getsid(0)) == (group, session)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_user_and_groups(job: Job) -> None:
     show = ["sh", "-c", "id -u; id -g; id -G"]
     assert (

@@ -21,8 +21,10 @@ use crate::sys::platform::launch::{collect, connection, launch};
 use crate::sys::platform::poll::wait_readable;
 use crate::sys::platform::procfs::Member;
 use crate::sys::wire::{Step, Writer, disable, request};
-use crate::wait::{Deadline, Interrupt, uninterrupted, wait_until};
+use crate::wait::{Deadline, Interrupt, wait_until};
 
+/// Seconds that a supervisor may take for what it can do at once.
+const ANSWER_PATIENCE: f64 = 30.0;
 const START: &str = "start the job's supervisor";
 /// Idle anonymous jobs that are kept for the next `run` or `map`.
 const MOST_IDLE: usize = 8;
@@ -58,9 +60,14 @@ pub enum Phase {
 /// Answers from the supervisor.
 #[derive(Debug)]
 pub enum Reply {
-    Done(i32, Option<OwnedFd>),
+    /// An errno, 0 for none.
+    Done(i32),
+    Descriptor(OwnedFd),
     Pids(Vec<i32>),
-    Killed { killed: Vec<i32>, gone: Vec<i32> },
+    Killed {
+        killed: Vec<i32>,
+        gone: Vec<i32>,
+    },
     Members(Vec<Member>),
 }
 
@@ -328,14 +335,20 @@ impl Job {
     }
 
     /// For answers that do not depend on what processes do.
-    pub fn ask(&self, kind: u8, body: impl FnOnce(&mut Writer)) -> Result<Reply> {
+    pub fn ask(&self, kind: u8, interrupt: Interrupt, body: impl FnOnce(&mut Writer)) -> Result<Reply> {
         let id = self.request(kind, body)?;
-        self.reply(id, Deadline::NEVER, &mut uninterrupted)?.ok_or(Error::Lost)
+        let reply = self.reply(id, Deadline::after(Some(ANSWER_PATIENCE)), interrupt)?;
+        reply.ok_or_else(|| {
+            self.abandon(id);
+            let step =
+                format!("get an answer from the job's supervisor (pid {}): is it stopped", self.supervisor());
+            Error::System { step: step.into(), errno: 0 }
+        })
     }
 
     /// Signals one process; false when it has ended.
-    pub fn signal_process(&self, process: &Process, signal: i32) -> Result<bool> {
-        let reply = self.ask(request::SIGNAL, |out| {
+    pub fn signal_process(&self, process: &Process, signal: i32, interrupt: Interrupt) -> Result<bool> {
+        let reply = self.ask(request::SIGNAL, interrupt, |out| {
             out.u64(process.id);
             out.u32(signal as u32);
         })?;

@@ -72,8 +72,8 @@ impl Job {
     ) -> Option<(u64, Reply)> {
         let id = body.u64()?;
         let reply = match kind {
-            // Only the answer to a request for a pidfd brings a descriptor.
-            event::DONE => Reply::Done(body.u32()? as i32, received.pop_front()),
+            event::DONE => Reply::Done(body.u32()? as i32),
+            event::DESCRIPTOR => Reply::Descriptor(received.pop_front()?),
             event::PIDS => Reply::Pids(body.pids()?),
             event::KILLED => Reply::Killed { killed: body.pids()?, gone: body.pids()? },
             event::MEMBERS => {

@@ -14,7 +14,7 @@ use crate::sys::platform::gate::Gate;
 use crate::sys::platform::pipes::{self, Read};
 use crate::sys::platform::poll::Interest;
 use crate::sys::wire::{Exit, Step};
-use crate::wait::{Deadline, Interrupt, wait_until};
+use crate::wait::{Deadline, Interrupt, uninterrupted, wait_until};
 
 const SIGTERM: i32 = 15;
 /// Read at a time from one stream before the others get their turn.
@@ -399,6 +399,12 @@ impl Process {
         } else {
             self.kill_in_background();
         }
+    }
+
+    /// For one that nobody gets a handle of: returns when it has ended, unless it does not die.
+    pub fn kill_and_wait(self: &Arc<Self>) {
+        self.kill_in_background();
+        let _ = self.wait_done(Deadline::after(Some(KILL_PATIENCE.as_secs_f64())), &mut uninterrupted);
     }
 
     /// It and all it started.

@@ -64,6 +64,8 @@ impl Job {
         }
         let answer = self.send_batch(&mut batch);
         drop(sent);
+        // Not before: a kill must not overtake the start.
+        let answer = answer.and_then(|()| processes.iter().try_for_each(|process| process.arm_timeout()));
         match failure.or(answer.err()) {
             None => Ok(processes),
             Some(error) => {
@@ -98,7 +100,7 @@ impl Job {
         let options = &*command.options;
         let mut ends = ChildEnds::make(process)?;
         for &fd in &options.pass_fds {
-            ends.borrow(fd, fd);
+            ends.borrow(inherit::descriptor(fd), fd);
         }
         let count = ends.count();
         if count > MOST_DESCRIPTORS - 2 {
@@ -138,7 +140,7 @@ impl Job {
         };
         batch.out.frame(request::SPAWN, |out| spawn.encode(out));
         batch.fds.extend(fds);
-        process.arm_timeout()
+        Ok(())
     }
 
     fn process_group(&self, options: &Options) -> i32 {
@@ -209,8 +211,8 @@ impl ChildEnds {
             let number = at as i32;
             match what {
                 Stream::Null => ends.streams.push((number, stream::NULL)),
-                Stream::Inherit => ends.borrow(number, number),
-                Stream::Descriptor(fd) => ends.borrow(fd, number),
+                Stream::Inherit => ends.borrow(inherit::standard_stream(number), number),
+                Stream::Descriptor(fd) => ends.borrow(inherit::descriptor(fd), number),
                 Stream::Pipe | Stream::Capture => {
                     let theirs = make_pipe(process, at, what, &options)?;
                     ends.streams.push((number, stream::PASSED));
@@ -223,8 +225,8 @@ impl ChildEnds {
     }
 
     /// A descriptor of this process; where it is not open, the child has none either.
-    fn borrow(&mut self, from: i32, to: i32) {
-        match inherit::descriptor(from) {
+    fn borrow(&mut self, from: Option<BorrowedFd<'static>>, to: i32) {
+        match from {
             None => self.streams.push((to, stream::CLOSED)),
             Some(fd) => {
                 self.streams.push((to, stream::PASSED));

@@ -20,10 +20,10 @@ pub struct Report {
 }
 
 /// Living members of the job and of all nested in it.
-pub fn members(job: &Arc<Job>) -> Result<Vec<Member>> {
+pub fn members(job: &Arc<Job>, interrupt: Interrupt) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for_each(job, |job| {
-        if let Reply::Members(found) = job.ask(request::MEMBERS, |_| {})? {
+        if let Reply::Members(found) = job.ask(request::MEMBERS, interrupt, |_| {})? {
             members.extend(found);
         }
         Ok(())
@@ -31,14 +31,14 @@ pub fn members(job: &Arc<Job>) -> Result<Vec<Member>> {
     Ok(members)
 }
 
-pub fn processes(job: &Arc<Job>) -> Result<Vec<ProcessInfo>> {
-    Ok(members(job)?.iter().filter_map(process_info).collect())
+pub fn processes(job: &Arc<Job>, interrupt: Interrupt) -> Result<Vec<ProcessInfo>> {
+    Ok(members(job, interrupt)?.iter().filter_map(process_info).collect())
 }
 
-pub fn signal(job: &Arc<Job>, signal: i32) -> Result<Vec<i32>> {
+pub fn signal(job: &Arc<Job>, signal: i32, interrupt: Interrupt) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     for_each(job, |job| {
-        if let Reply::Pids(found) = job.ask(request::SIGNAL_ALL, |out| out.u32(signal as u32))? {
+        if let Reply::Pids(found) = job.ask(request::SIGNAL_ALL, interrupt, |out| out.u32(signal as u32))? {
             pids.extend(found);
         }
         Ok(())
@@ -46,15 +46,13 @@ pub fn signal(job: &Arc<Job>, signal: i32) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-pub fn freeze(job: &Arc<Job>, on: bool) -> Result<()> {
+pub fn freeze(job: &Arc<Job>, on: bool, interrupt: Interrupt) -> Result<()> {
     job.check_open()?;
     for_each(job, |job| {
         job.set_suspended(on);
-        match job.ask(request::FREEZE, |out| out.u8(u8::from(on)))? {
-            Reply::Done(0, _) => Ok(()),
-            Reply::Done(errno, _) => {
-                Err(Error::System { step: "suspend or resume the members".into(), errno })
-            }
+        match job.ask(request::FREEZE, interrupt, |out| out.u8(u8::from(on)))? {
+            Reply::Done(0) => Ok(()),
+            Reply::Done(errno) => Err(Error::System { step: "suspend or resume the members".into(), errno }),
             _ => Ok(()),
         }
     })
@@ -129,12 +127,12 @@ pub fn stop(job: &Arc<Job>, ladder: &[(i32, f64)], patience: f64, interrupt: Int
     let mut report = Report::default();
     job.family().iter().for_each(|job| job.mark_killed());
     for &(number, seconds) in ladder {
-        let asked = signal(job, number)?;
+        let asked = signal(job, number, interrupt)?;
         if wait_empty(job, Deadline::after(Some(seconds)), interrupt)? {
             report.rungs.push((number, asked));
             return Ok(report);
         }
-        let alive: HashSet<i32> = members(job)?.iter().map(|member| member.pid).collect();
+        let alive: HashSet<i32> = members(job, interrupt)?.iter().map(|member| member.pid).collect();
         report.rungs.push((number, asked.into_iter().filter(|pid| !alive.contains(pid)).collect()));
     }
     let mut killed = Vec::new();
@@ -145,14 +143,14 @@ pub fn stop(job: &Arc<Job>, ladder: &[(i32, f64)], patience: f64, interrupt: Int
         }
     };
     if !all_answer(job, request::KILL, Deadline::after(Some(patience)), interrupt, collect)? {
-        let survivors = processes(job)?;
+        let survivors = processes(job, interrupt)?;
         if !survivors.is_empty() {
             return Err(Error::KillFailed(survivors));
         }
     }
     // The dead are not suspended, and what is started next is not meant to be.
     if job.is_suspended() {
-        freeze(job, false)?;
+        freeze(job, false, interrupt)?;
     }
     killed.sort_unstable();
     report.rungs.push((SIGKILL, killed));
@@ -167,7 +165,7 @@ pub fn close(job: &Arc<Job>, patience: f64, interrupt: Interrupt) -> Result<()> 
     }
     let answer =
         if job.settings().kill_on_close { stop(job, &[], patience, interrupt).map(drop) } else { Ok(()) };
-    if matches!(answer, Err(Error::KillFailed(_) | Error::Interrupted)) {
+    if answer.is_err() {
         job.close_in_background();
         return answer;
     }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from support import Watch, all_gone, marked, owner, owner_environment, talking, until
+from support import Watch, all_gone, asleep, marked, owner, owner_environment, talking, until
 
 CALLS = (
     "wait",
@@ -34,7 +34,7 @@ CALLS = (
 def test_interrupts_a_blocking_call(call: str, mark: str, watch: Callable[[int], Watch]) -> None:
     with talking(owner("interrupt.py", call)) as talker:
         member = watch(talker.hear()["member"])
-        # Into the call, or just before it: both must do.
+        until(lambda: asleep(talker.pid), "it waits")
         os.kill(talker.pid, signal.SIGINT)
         told = talker.hear()
         assert told["alive"]

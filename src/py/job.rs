@@ -55,6 +55,7 @@ impl Job {
             let mut answers = processes.iter().map(|process| process.wait_started(interrupt));
             if let Some(error) = answers.find_map(Result::err) {
                 processes.iter().for_each(|process| process.kill_in_background());
+                processes.iter().for_each(|process| process.kill_and_wait());
                 return Err(error);
             }
             Ok(processes)
@@ -141,7 +142,7 @@ impl Job {
         let command = self.prepare(py, arguments, options)?;
         let process = blocking(py, |interrupt| -> Result<Arc<process::Process>> {
             let process = self.0.start_isolated(command)?;
-            process.wait_started(interrupt).inspect_err(|_| process.kill_in_background())?;
+            process.wait_started(interrupt).inspect_err(|_| process.kill_and_wait())?;
             Ok(process)
         })?;
         Ok(Process::new(process))
@@ -153,21 +154,21 @@ impl Job {
     }
 
     fn pids(&self, py: Python<'_>) -> PyResult<Vec<i32>> {
-        let members = blocking(py, |_| stop::members(&self.0))?;
+        let members = blocking(py, |interrupt| stop::members(&self.0, interrupt))?;
         Ok(members.iter().map(|member| member.pid).collect())
     }
 
     fn processes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let processes = blocking(py, |_| stop::processes(&self.0))?;
+        let processes = blocking(py, |interrupt| stop::processes(&self.0, interrupt))?;
         processes.iter().map(|process| row(py, process)).collect()
     }
 
     fn signal(&self, py: Python<'_>, signal: i32) -> PyResult<Vec<i32>> {
-        blocking(py, |_| {
+        blocking(py, |interrupt| {
             if may_end(signal) {
                 self.0.family().iter().for_each(|job| job.mark_killed());
             }
-            stop::signal(&self.0, signal)
+            stop::signal(&self.0, signal, interrupt)
         })
     }
 
@@ -177,11 +178,11 @@ impl Job {
     }
 
     fn suspend(&self, py: Python<'_>) -> PyResult<()> {
-        blocking(py, |_| stop::freeze(&self.0, true))
+        blocking(py, |interrupt| stop::freeze(&self.0, true, interrupt))
     }
 
     fn resume(&self, py: Python<'_>) -> PyResult<()> {
-        blocking(py, |_| stop::freeze(&self.0, false))
+        blocking(py, |interrupt| stop::freeze(&self.0, false, interrupt))
     }
 
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {

@@ -93,7 +93,7 @@ impl Process {
             end => drop(self.status(py, end)?),
         }
         if self.inner.is_stuck() {
-            let survivors = blocking(py, |_| crate::stop::processes(&self.inner.job))?;
+            let survivors = blocking(py, |interrupt| crate::stop::processes(&self.inner.job, interrupt))?;
             return Err(raise(py, &Error::KillFailed(survivors)));
         }
         Ok(done)
@@ -107,7 +107,10 @@ impl Process {
         if may_end(signal) {
             self.inner.mark_killed();
         }
-        match blocking(py, |_| Ok(self.inner.job.signal_process(&self.inner, signal))) {
+        match blocking(py, |interrupt| match self.inner.job.signal_process(&self.inner, signal, interrupt) {
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            answer => Ok(answer),
+        }) {
             Ok(Ok(sent)) => Ok(sent),
             // What has ended meanwhile, with its job or alone, needs no signal.
             Ok(Err(Error::Closed | Error::Lost)) if self.inner.end().is_some() => Ok(false),
@@ -123,7 +126,8 @@ impl Process {
         }
         self.inner.mark_killed();
         let id = self.inner.id;
-        let reply = blocking(py, |_| self.inner.job.ask(request::KILL_TREE, |out| out.u64(id)))?;
+        let reply =
+            blocking(py, |interrupt| self.inner.job.ask(request::KILL_TREE, interrupt, |out| out.u64(id)))?;
         Ok(if let Reply::Pids(pids) = reply { pids } else { Vec::new() })
     }
 
@@ -137,13 +141,10 @@ impl Process {
             return Err(ended());
         }
         let id = self.inner.id;
-        match blocking(py, |_| self.inner.job.ask(request::PIDFD, |out| out.u64(id)))? {
-            Reply::Done(0, Some(fd)) => {
-                let number = fd.as_raw_fd();
-                Ok(lock(&self.pidfd).get_or_insert(fd).as_raw_fd().max(number.min(0)))
-            }
-            Reply::Done(errno, _) if errno == rustix::io::Errno::SRCH.raw_os_error() => Err(ended()),
-            Reply::Done(errno, _) => Err(raise(
+        match blocking(py, |interrupt| self.inner.job.ask(request::PIDFD, interrupt, |out| out.u64(id)))? {
+            Reply::Descriptor(fd) => Ok(lock(&self.pidfd).get_or_insert(fd).as_raw_fd()),
+            Reply::Done(errno) if errno == rustix::io::Errno::SRCH.raw_os_error() => Err(ended()),
+            Reply::Done(errno) => Err(raise(
                 py,
                 &Error::Unsupported(format!("no pidfd for the process: errno {errno} of pidfd_open").into()),
             )),
@@ -262,6 +263,16 @@ impl Process {
 impl Process {
     fn stats(&self, stream: usize) -> (u64, u64) {
         self.inner.with_capture(stream, |capture| (capture.total(), capture.dropped())).unwrap_or_default()
+    }
+}
+
+/// An isolated process has no other handle: when this one is lost, to an exception at the wrong
+/// moment, nobody could end it.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.inner.isolated && self.inner.job.is_owner() && !self.inner.is_done() {
+            self.inner.kill_in_background();
+        }
     }
 }
 

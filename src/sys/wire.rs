@@ -27,7 +27,7 @@ pub mod request {
     pub const WAIT: u8 = 8;
     /// `request, on`: stop or continue all members; answered by `DONE`.
     pub const FREEZE: u8 = 9;
-    /// `request, id`: answered by `DONE` with a pidfd.
+    /// `request, id`: answered by `DESCRIPTOR`, a pidfd, or `DONE`.
     pub const PIDFD: u8 = 10;
     /// `request`, one descriptor: a socket for a nested job's supervisor; answered by `DONE`.
     pub const NEST: u8 = 11;
@@ -51,6 +51,8 @@ pub mod event {
     pub const EMPTIED: u8 = 5;
     /// `request, errno`
     pub const DONE: u8 = 6;
+    /// `request`, one descriptor
+    pub const DESCRIPTOR: u8 = 10;
     /// `request, pids`
     pub const PIDS: u8 = 7;
     /// `request, killed, already gone`

@@ -93,7 +93,7 @@ fn a_kill_leaves_nobody_under_every_fallback() {
         let report = stop::stop(&job, &[], LONG, &mut uninterrupted).unwrap();
         assert_eq!(status(&process), -9);
         assert!(report.rungs[0].1.contains(&process.pid()));
-        assert!(stop::members(&job).unwrap().is_empty());
+        assert!(stop::members(&job, &mut uninterrupted).unwrap().is_empty());
         // And it can be used again.
         let process = start(&job, &["true"], options()).unwrap();
         assert_eq!(status(&process), 0, "disabled: {disabled}");
@@ -125,7 +125,7 @@ fn a_suspended_process_has_not_run() {
         let suspended = Options { suspended: true, ..options() };
         let process = start(&job, &["echo", "ran"], suspended).unwrap();
         assert!(output(&process).is_empty() && process.end().is_none());
-        job.signal_process(&process, 18).unwrap();
+        job.signal_process(&process, 18, &mut uninterrupted).unwrap();
         assert_eq!((status(&process), output(&process)), (0, b"ran\n".to_vec()));
         stop::close(&job, LONG, &mut uninterrupted).unwrap();
     }
@@ -138,7 +138,7 @@ fn an_isolated_command_is_done_when_its_leftovers_are_dead() {
     let process = job.start_isolated(command).unwrap();
     assert_eq!((status(&process), output(&process)), (0, b"done\n".to_vec()));
     assert_eq!(process.leftovers().len(), 1);
-    assert!(stop::members(&job).unwrap().is_empty());
+    assert!(stop::members(&job, &mut uninterrupted).unwrap().is_empty());
     stop::close(&job, LONG, &mut uninterrupted).unwrap();
 }
 

@@ -65,6 +65,14 @@ pub fn descriptor(number: RawFd) -> Option<BorrowedFd<'static>> {
     rustix::io::fcntl_getfd(fd).is_ok().then_some(fd)
 }
 
+/// A standard stream as a child would have it by inheritance: none where it is not open, or where
+/// its number has gone to something that is closed on exec.
+pub fn standard_stream(number: RawFd) -> Option<BorrowedFd<'static>> {
+    let fd = descriptor(number)?;
+    let flags = rustix::io::fcntl_getfd(fd).ok()?;
+    (!flags.contains(rustix::io::FdFlags::CLOEXEC)).then_some(fd)
+}
+
 pub fn process_group() -> i32 {
     rustix::process::getpgrp().as_raw_nonzero().get()
 }

@@ -366,10 +366,13 @@ impl Supervisor {
             Some(_) => Err(raw::ENOSYS),
             None => Err(raw::ESRCH),
         };
-        self.done(request, opened.err().unwrap_or(0));
-        if let Ok(pidfd) = opened {
-            self.send_with(pidfd);
-            raw::close(pidfd);
+        match opened {
+            Err(errno) => self.done(request, errno),
+            Ok(pidfd) => {
+                self.out.frame(event::DESCRIPTOR, |out| out.u64(request));
+                self.send_with(pidfd);
+                raw::close(pidfd);
+            }
         }
     }
 

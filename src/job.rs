@@ -24,7 +24,7 @@ use crate::sys::wire::{Step, Writer, disable, request};
 use crate::wait::{Deadline, Interrupt, wait_until};
 
 /// Seconds that a supervisor may take for what it can do at once.
-const ANSWER_PATIENCE: f64 = 30.0;
+const ANSWER_PATIENCE: f64 = 10.0;
 const START: &str = "start the job's supervisor";
 /// Idle anonymous jobs that are kept for the next `run` or `map`.
 const MOST_IDLE: usize = 8;

@@ -390,7 +390,7 @@ impl Supervisor {
             Ok(0) => {
                 let mut setup = self.setup;
                 setup.cgroup = cgroup;
-                setup.disabled = self.spawner.disabled | setup.disabled;
+                setup.disabled |= self.spawner.disabled;
                 self.become_nested(setup, socket, name)
             }
             Ok(pid) => {

@@ -17,7 +17,7 @@ use crate::reaper::{lock, reaper};
 use crate::start::Inherited;
 use crate::sys::platform::cgroup;
 use crate::sys::platform::gate::Gate;
-use crate::sys::platform::launch::{collect, connection, launch};
+use crate::sys::platform::launch::{connection, launch};
 use crate::sys::platform::poll::wait_readable;
 use crate::sys::platform::procfs::Member;
 use crate::sys::wire::{Step, Writer, disable, request};
@@ -462,6 +462,8 @@ impl Job {
 fn wait_for_guard(guard: Option<OwnedFd>) {
     if let Some(guard) = guard {
         wait_readable(&guard, GUARD_PATIENCE);
-        collect(&guard);
+        if let Ok(reaper) = reaper() {
+            reaper.collect(Arc::new(guard));
+        }
     }
 }

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::map::Map;
 use crate::process::Process;
-use crate::sys::platform::launch::collect;
+use crate::sys::platform::launch::{collect, expect_collected};
 use crate::sys::platform::per_process::PerProcess;
 use crate::sys::platform::poll::{Interest, Poll, Ready};
 use crate::sys::platform::threads;
@@ -42,6 +42,8 @@ pub enum Alarm {
     Timeout(Weak<Process>),
     /// What the process left behind ought to have died by now.
     Stuck(Weak<Process>),
+    /// Whoever adopted the guard ought to have collected it.
+    Uncollected(Arc<OwnedFd>),
     /// Start what could not be started for want of something.
     Retry(Weak<Map>),
 }
@@ -77,7 +79,12 @@ pub struct Reaper {
     sources: Mutex<HashMap<u64, Source>>,
     timers: Mutex<BinaryHeap<Reverse<Timer>>>,
     count: AtomicU64,
+    /// Whether guards are collected by whoever adopts them.
+    looked: AtomicBool,
 }
+
+/// Some inits collect every few seconds only.
+const INIT_PATIENCE: Duration = Duration::from_secs(10);
 
 static REAPER: PerProcess<Reaper> = PerProcess::empty();
 
@@ -90,6 +97,7 @@ pub fn reaper() -> Result<&'static Reaper> {
             sources: Mutex::default(),
             timers: Mutex::default(),
             count: AtomicU64::new(1),
+            looked: AtomicBool::new(false),
         })
     })?;
     if exists.is_none() && reaper.count.fetch_add(1, Ordering::Relaxed) == 1 {
@@ -134,6 +142,14 @@ impl Reaper {
         }
     }
 
+    /// Takes the status of a guard that has ended; the first time, looks whether somebody else does
+    /// where that is not for us.
+    pub fn collect(&self, guard: Arc<OwnedFd>) {
+        if !collect(&guard) && !self.looked.swap(true, Ordering::Relaxed) {
+            self.alarm(Instant::now() + INIT_PATIENCE, Alarm::Uncollected(guard));
+        }
+    }
+
     /// Waits for a guard's end in the background.
     pub fn collect_guard(&self, guard: OwnedFd) {
         let guard = Arc::new(guard);
@@ -161,8 +177,8 @@ impl Reaper {
                     Some(Source::Output(process, stream)) => process.on_output(stream, &mut scratch),
                     Some(Source::Input(process)) => process.on_input(),
                     Some(Source::Guard(guard)) => {
-                        collect(&guard);
                         self.forget(&guard, token);
+                        self.collect(guard);
                     }
                     None => {}
                 }
@@ -193,6 +209,7 @@ impl Reaper {
                         process.on_stuck();
                     }
                 }
+                Some(Alarm::Uncollected(guard)) => expect_collected(&guard),
                 Some(Alarm::Retry(map)) => {
                     if let Some(map) = map.upgrade() {
                         map.retry();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_side_by_side_with_subprocess_and_asyncio(monkeypatch: pytest.MonkeyPatc
 def test_pid_one_reaps_thousands_of_orphans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FJFORK", compiled("fork_and_exit"))
     program("reaping.py", "pid_one", prefix=PID_NAMESPACE)
+
+
+def test_pid_one_that_collects_nobody() -> None:
+    """As in containers whose first process is `sleep` or `tail`."""
+    first = (
+        "import os, sys; pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ); "
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    prefix = [*PID_NAMESPACE, sys.executable, "-S", "-E", "-c", first]
+    program("reaping.py", "under_no_init", prefix=prefix)
 
 
 @pytest.mark.usefixtures("containment")

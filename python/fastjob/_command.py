@@ -58,6 +58,7 @@ class SpawnOptions(TypedDict, total=False):
     suspended: bool
     """Do not run its first instruction until `Process.resume`."""
     pass_fds: Iterable[int]
+    """At most 59 beside the standard streams."""
     close_fds: bool
     restore_signals: bool
     start_new_session: bool

@@ -290,6 +290,30 @@ def pid_one() -> None:
         pass
 
 
+def under_no_init() -> None:
+    """The first process of the namespace collects nobody: zombies of helpers must not pile up."""
+    from fastjob import Job
+
+    Job().close()
+    # It is noticed after a while; from then on they are children of ours, and collected here.
+    until(adopted, "guards are ours", 60)
+    before = list(states().values()).count("Z")
+    for _ in range(20):
+        with Job() as job:
+            assert job.run(exits(3)).returncode == 3
+    assert list(states().values()).count("Z") <= before
+
+
+def adopted() -> bool:
+    from fastjob import Job
+
+    time.sleep(0.5)
+    with Job() as job:
+        above = Path(f"/proc/{job.supervisor_pid}/stat").read_text().rpartition(")")[2].split()[1]
+        parent = Path(f"/proc/{above}/stat").read_text().rpartition(")")[2].split()[1]
+    return int(parent) == os.getpid()
+
+
 def pid_one_death() -> None:
     """An owner that is pid 1 must not take itself for an orphaned process."""
     from fastjob import Job

@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
@@ -89,10 +90,22 @@ pub fn launch(program: &CStr, cgroup: Option<(BorrowedFd, &CStr)>, disabled: u32
     Ok(Launched { socket: ours, guard })
 }
 
-/// Takes the status of a guard that has ended, where it became our child: when this process is the
-/// first of its pid namespace, or a subreaper.
-pub fn collect(guard: &OwnedFd) {
-    let _ = waitid(WaitId::PidFd(guard.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+/// Set when nobody collects guards that are not our children: in a container whose first process is
+/// no init. A child of ours, which every `waitpid(-1)` sees, is better than a zombie for each job.
+static ADOPT: AtomicBool = AtomicBool::new(false);
+
+/// Takes the status of a guard that has ended, where it is our child: when this process is the first
+/// of its pid namespace, or a subreaper, or nobody else does it. False when it is not.
+pub fn collect(guard: &OwnedFd) -> bool {
+    waitid(WaitId::PidFd(guard.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).is_ok()
+}
+
+/// Called a good while after `collect` gave false: by now somebody should have done it.
+pub fn expect_collected(guard: &OwnedFd) {
+    let probe = raw::pidfd_send_signal(guard.as_raw_fd(), 0);
+    if probe.is_ok() {
+        ADOPT.store(true, Ordering::Relaxed);
+    }
 }
 
 fn null_pointer() -> *const u8 {
@@ -113,6 +126,10 @@ fn start(plan: &mut Plan) -> Result<(), i32> {
             clone3: plan.clone3,
         };
         let mut stack = vec![0u8; STACK];
+        if ADOPT.load(Ordering::Relaxed) {
+            start_guard(plan);
+            return plan.guard.map(drop);
+        }
         // SAFETY: CLONE_VFORK suspends this thread until the child is gone; `intermediate` exits.
         // Nobody else touches the plan, and signals are blocked.
         let child = unsafe { raw::clone_vm(&how, &mut stack, intermediate, std::ptr::from_mut(plan).cast()) };
@@ -137,6 +154,12 @@ fn start(plan: &mut Plan) -> Result<(), i32> {
 extern "C" fn intermediate(plan: *mut u8) -> ! {
     // SAFETY: `start` is suspended and passes its plan.
     let plan = unsafe { &mut *plan.cast::<Plan>() };
+    start_guard(plan);
+    raw::exit_group(0)
+}
+
+/// Without allocation: it also runs in the intermediate child.
+fn start_guard(plan: &mut Plan) {
     let pidfd = if plan.pidfd { raw::CLONE_PIDFD } else { 0 };
     let how = CloneVm {
         flags: raw::CLONE_VM | raw::CLONE_VFORK | pidfd,
@@ -149,7 +172,6 @@ extern "C" fn intermediate(plan: *mut u8) -> ! {
     // SAFETY: as in `start`; `guard` execs or exits.
     plan.guard = unsafe { raw::clone_vm(&how, &mut stack, guard, argument) };
     plan.guard_stack = stack;
-    raw::exit_group(0)
 }
 
 extern "C" fn guard(plan: *mut u8) -> ! {

@@ -1,7 +1,7 @@
 """terminal.py forward|isolate: a harness on a terminal of its own (standard input), with a child that counts.
 
-After each ^C it asks the child by SIGUSR1 to say what it has received so far: signals that wait are
-handled in the order of their numbers, so SIGINT (2) is told before SIGUSR1 (10).
+After each ^C it asks the child by SIGUSR1 to say what it has received so far. Twice: a handler that has begun
+may be overtaken by the next one before it says anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import termios
 from pathlib import Path
 
-from fastjob import Job
+from fastjob import Job, Process
 
 COUNTER = [
     *[sys.executable, "-S", "-E", str(Path(__file__).parent / "signals.py")],
@@ -25,6 +25,16 @@ COUNTER = [
 
 def say(**facts: object) -> None:
     os.write(1, json.dumps(facts).encode() + b"\n")
+
+
+def ask(process: Process) -> list[str]:
+    """What it has received, up to our own signal."""
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout is not None
+    heard = []
+    while (line := process.stdout.readline().decode().strip()) != "SIGUSR1":
+        heard.append(line)
+    return heard
 
 
 def main() -> None:
@@ -40,10 +50,7 @@ def main() -> None:
                 say(waiting=True)
                 job.wait()
             except KeyboardInterrupt:
-                process.send_signal(signal.SIGUSR1)
-                heard = []
-                while heard[-1:] != ["SIGUSR1"]:
-                    heard.append(process.stdout.readline().decode().strip())
+                heard = [*ask(process), *ask(process)]
                 say(heard=heard)
         job.wait()
 

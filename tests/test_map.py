@@ -82,6 +82,15 @@ def test_options_of_each_command(job: Job, tmp_path: Path) -> None:
     assert (done[3].timed_out, done[3].reason) == (True, Reason.TIMEOUT)
 
 
+def test_output_that_is_no_text_is_one_commands_affair(job: Job) -> None:
+    commands = [["printf", r"a\377b"], ["echo", "fine"]]
+    done = list(job.map(commands, text=True, encoding="utf-8", ordered=True))
+    assert [one.stdout for one in done] == ["a\\xffb", "fine\n"]
+    with pytest.raises(UnicodeDecodeError):
+        list(job.map(commands, encoding="utf-8", errors="strict"))
+    assert job.pids() == []
+
+
 def test_what_a_command_leaves_is_its_own(job: Job) -> None:
     commands = [["true"], ["sh", "-c", "setsid sleep 298 & exit 4"], ["sh", "-c", "exit 5"]] * 5
     for done in job.map(commands, concurrency=3, stdout=DEVNULL, stderr=DEVNULL):

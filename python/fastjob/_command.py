@@ -163,8 +163,14 @@ def command_iterator(commands: Iterable[Args | Command]) -> Iterator[Args | Comm
 class Launcher:
     """Options made ready for the native core, for any number of commands."""
 
-    def __init__(self, options: SpawnOptions, *, leftovers: str = "kill", collect: bool = False) -> None:
-        """With ``collect`` there is nobody to hand a pipe to: PIPE means CAPTURE."""
+    def __init__(
+        self, options: SpawnOptions, *, leftovers: str = "kill", collect: bool = False, lenient: bool = False
+    ) -> None:
+        """With ``collect`` there is nobody to hand a pipe to: PIPE means CAPTURE.
+
+        With ``lenient`` output that is no text does not raise, unless ``errors`` says so.
+        """
+        self.lenient = lenient
         self.options = options
         # A TypedDict's own `get` has no type once it has another name.
         get: Callable[..., Any] = options.get
@@ -272,7 +278,7 @@ class Launcher:
         """Text if text was asked for. In ``partial`` output a character may be cut."""
         if data is None or not self.text:
             return data
-        errors = self.errors or ("replace" if partial else "strict")
+        errors = self.errors or ("backslashreplace" if partial or self.lenient else "strict")
         text = data.decode(self.encoding or _default_encoding(), errors)
         return text.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -174,6 +174,7 @@ class Job:
         ``commands`` may be lazy and endless: at most ``2 * concurrency`` are taken beyond the results handed
         out. Results come as commands complete, or in order with ``ordered``. A command that can't be started or
         is over time gives a result that says so; with ``check`` it raises, as does a status other than 0.
+        In text mode bytes that are no text are shown as ``\\xff`` unless ``errors`` says otherwise.
         Closing the iterator, an exception from ``commands`` or Ctrl-C kills what runs.
         """
         if concurrency is None:

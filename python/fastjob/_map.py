@@ -51,7 +51,7 @@ class JobMap(Iterator[CompletedProcess]):
         self._launcher = self._make_launcher(options)
 
     def _make_launcher(self, options: SpawnOptions) -> Launcher:
-        return Launcher(options, leftovers=self._leftovers, collect=True)
+        return Launcher(options, leftovers=self._leftovers, collect=True, lenient=True)
 
     def __iter__(self) -> JobMap:
         return self

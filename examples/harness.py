@@ -20,7 +20,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
@@ -170,23 +169,19 @@ def verdict(result: CompletedProcess) -> tuple[str, str]:
 
 def describe(name: str, result: CompletedProcess) -> str:
     word, why = verdict(result)
-    text = f"{word}  {result.duration or 0.0:7.2f} s  {peak(result):7.1f} MiB  {name}{why}"
-    for leftover in result.leftovers:
-        text += f"\n      left running: {leftover.pid} {shlex.join(leftover.args)}"
-    return text
+    left = [f"\n      left running: {one.pid} {shlex.join(one.args)}" for one in result.leftovers]
+    return f"{word}  {result.duration or 0.0:7.2f} s  {peak(result):7.1f} MiB  {name}{why}{''.join(left)}"
+
+
+def redraw(screen: Screen, board: Board, over: threading.Event) -> None:
+    while not over.wait(0.25):
+        screen.status(board.status())
 
 
 def run(tests: list[Test], options: argparse.Namespace) -> int:
-    screen, board = Screen(sys.stdout), Board(tests, options.jobs)
-    over = threading.Event()
-
-    def redraw() -> None:
-        while not over.wait(0.25):
-            screen.status(board.status())
-
-    ticker = threading.Thread(target=redraw, daemon=True)
-    began = time.monotonic()
-    interrupted = False
+    screen, board, over = Screen(sys.stdout), Board(tests, options.jobs), threading.Event()
+    ticker = threading.Thread(target=redraw, args=(screen, board, over), daemon=True)
+    began, interrupted = time.monotonic(), False
     try:
         with Job() as job:
             why = f" ({job.containment_reason})" if job.containment_reason else ""
@@ -196,13 +191,20 @@ def run(tests: list[Test], options: argparse.Namespace) -> int:
             )
             if screen.live:
                 ticker.start()
-            limits = {"concurrency": options.jobs, "timeout": options.timeout, "grace": 2.0}
-            with closing(job.map(board.commands(), stdin=DEVNULL, errors="replace", **limits)) as results:
+            with job.map(
+                board.commands(),
+                concurrency=options.jobs,
+                timeout=options.timeout,
+                grace=2.0,
+                stdin=DEVNULL,
+                errors="replace",
+            ) as results:
                 for result in results:
                     name = board.ended(result)
                     screen.line(describe(name, result), good=passed(result))
-                    if options.verbose and not passed(result):
-                        screen.line((result.stdout or "")[-2000:] + (result.stderr or "")[-2000:])
+                    tails = [output[-2000:].rstrip() for output in (result.stdout, result.stderr) if output]
+                    if options.verbose and tails and not passed(result):
+                        screen.line("\n".join(tails))
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -210,9 +212,7 @@ def run(tests: list[Test], options: argparse.Namespace) -> int:
         if ticker.ident is not None:
             ticker.join()
     screen.line(board.summary(time.monotonic() - began))
-    if interrupted:
-        return 130
-    return 0 if all(map(passed, board.results)) else 1
+    return 130 if interrupted else 0 if all(map(passed, board.results)) else 1
 
 
 def main() -> int:
@@ -220,9 +220,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--commands", metavar="FILE", help="run these instead: one command per line")
-    parser.add_argument(
-        "-j", "--jobs", type=int, default=2 * (os.cpu_count() or 1), help="at once (%(default)s)"
-    )
+    at_once = 2 * (os.cpu_count() or 1)
+    parser.add_argument("-j", "--jobs", type=int, default=at_once, help="at once (%(default)s)")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each (%(default)s)")
     parser.add_argument("--match", default="", help="only those whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="show the end of failing output")
@@ -234,10 +233,12 @@ def main() -> int:
     except (OSError, ValueError) as error:
         parser.error(f"failed to read the commands: {error}")
     if not tests and not options.commands:
-        parser.error(
+        print(
             f"{sys.executable} has no `test` package: install it (Debian: libpython3-testsuite, Fedora: "
-            "python3-test), take another Python, or give --commands FILE"
+            "python3-test), take another Python, or give --commands FILE",
+            file=sys.stderr,
         )
+        return 2
     tests = [test for test in tests if options.match in test[0]]
     if not tests:
         parser.error("nothing to run")

@@ -111,7 +111,7 @@ def test_leftovers(job: Job, escape: str) -> None:
 
 def test_clean_commands_are_never_called_leaking(job: Job) -> None:
     script = "true | true; (true); sh -c true & wait"
-    for done in job.map([["sh", "-c", script]] * 300, concurrency=16):
+    for done in job.map([["sh", "-c", script]] * 1000, concurrency=32):
         assert done.leftovers == ()
 
 

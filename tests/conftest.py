@@ -118,14 +118,14 @@ class _Snapshot:
 
     @staticmethod
     def _helpers() -> list[support.Stat]:
-        # A supervisor stays in its owner's session, or it could not put children into the
-        # owner's process group; so those of another run of the tests are told apart.
-        session = os.getsid(0)
+        # Another run of the tests on this machine, or another user of the package, has its own.
         return [
             one
             for one in support.everything()
             # A dead guard is init's to collect, which takes its time on some machines.
-            if support.ours(one) and one.session == session and one.state != "Z"
+            if support.ours(one)
+            and one.state != "Z"
+            and not support.somebody_elses(support.helper_owner(one.pid))
         ]
 
     @staticmethod
@@ -154,8 +154,7 @@ class _Snapshot:
         found += [
             f"control group {group}"
             for group in support.job_cgroups() - self.cgroups
-            # Somebody else's running job; a member of ours in it was found above.
-            if not support.populated(group)
+            if not support.somebody_elses(support.cgroup_owner(group)) and not support.populated(group)
         ]
         return found
 

@@ -126,6 +126,17 @@ def ours(one: Stat) -> bool:
     return one.comm.startswith("fastjob-")
 
 
+def helper_owner(pid: int) -> int:
+    """The owner for whom a guard or supervisor works, as its command line says; 0 when it is gone."""
+    line = command_line(pid)
+    return int(line[4]) if len(line) > 4 else 0
+
+
+def somebody_elses(owner: int) -> bool:
+    """What a living process other than this one owns is not ours to judge."""
+    return owner != os.getpid() and alive(owner)
+
+
 def helpers_above(pid: int) -> list[Stat]:
     """The supervisors above a member and at last the guard, nearest first."""
     chain = []
@@ -371,6 +382,11 @@ def job_cgroups() -> set[Path]:
         for name in names
         if name.startswith("fastjob-")
     }
+
+
+def cgroup_owner(group: Path) -> int:
+    """The pid in the name of a job's cgroup: namespace, pid, start time, number."""
+    return int(group.name.split("-")[2])
 
 
 def populated(group: Path) -> bool:

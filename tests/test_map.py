@@ -18,7 +18,7 @@ from fastjob import (
     Reason,
     TimeoutExpired,
 )
-from support import program, short_lived
+from support import program, short_lived, until
 
 
 def numbered(count: int) -> Iterator[list[str]]:
@@ -168,6 +168,7 @@ def test_in_a_nested_job(job: Job) -> None:
     with Job(parent=job) as nested:
         results = nested.map([["true"], *[["sleep", "300"]] * 3], concurrency=2)
         next(results)
+        until(lambda: len(nested) == 2, "two run")
         assert sorted(nested.pids()) == sorted(job.pids())
         job.kill()
         # Its commands were killed by the outer job; the others are started and killed by close.

@@ -118,7 +118,9 @@ class _Snapshot:
 
     @staticmethod
     def _helpers() -> list[support.Stat]:
-        # Another run of the tests on this machine, or another user of the package, has its own.
+        # Another run of the tests on this machine, or another user of the package, has its own, in a
+        # session of its own or with an owner of its own.
+        session = os.getsid(0)
         return [
             one
             for one in support.everything()

@@ -125,9 +125,8 @@ class _Snapshot:
             one
             for one in support.everything()
             # A dead guard is init's to collect, which takes its time on some machines.
-            if support.ours(one)
-            and one.state != "Z"
-            and not support.somebody_elses(support.helper_owner(one.pid))
+            if support.ours(one) and one.session == session and one.state != "Z"
+            if not support.somebody_elses(support.helper_owner(one.pid))
         ]
 
     @staticmethod
